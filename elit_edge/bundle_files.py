@@ -1,0 +1,156 @@
+"""A bundle on disk: opened only after every path and digest was checked, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from elit_edge.errors import BundleError
+from elit_edge.manifest import MANIFEST_FILE, FileEntry, Graph, Manifest, decode, encode
+
+CHUNK_BYTES = 1 << 20
+MANIFEST_LIMIT_BYTES = 16 << 20
+DAMAGED = "the bundle is damaged or was changed; copy or export it again"
+
+
+class BundleFiles:
+    """A checked bundle: its manifest and the real paths of its files."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> BundleFiles:
+        """Read the manifest and check that the folder holds just the files it names, byte for byte.
+
+        Raises:
+            BundleError: the folder is no bundle, or any path, size or digest is not what the manifest says.
+        """
+        if not folder.is_dir():
+            raise BundleError(f"no bundle at {folder}: expected a folder made by `elit-edge export`")
+        manifest_path = folder / MANIFEST_FILE
+        if not manifest_path.is_file():
+            raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
+        if manifest_path.stat().st_size > MANIFEST_LIMIT_BYTES:
+            raise BundleError(f"{manifest_path} is larger than any manifest")
+        files = cls(folder, decode(manifest_path.read_bytes(), str(manifest_path)))
+        files._check_paths()
+        files._check_graphs()
+        for name, entry in files.manifest.files.items():
+            _check_digest(folder / name, entry)
+        return files
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def graph_path(self, graph: Graph) -> Path:
+        return self.path(graph.path)
+
+    def _check_paths(self) -> None:
+        """No file beyond the listed, no link, nothing that leads outside."""
+        for name in self.manifest.files:
+            pure = PurePosixPath(name)
+            if pure.is_absolute() or ".." in pure.parts or "\\" in name or str(pure) != name:
+                raise BundleError(f"{self.folder}: the manifest names {name!r}, which leads outside the bundle")
+        found: set[str] = set()
+        for parent, folders, names in os.walk(self.folder):
+            for entry in folders + names:
+                path = Path(parent, entry)
+                info = path.lstat()
+                if not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):
+                    raise BundleError(f"{path} is a link or a special file; a bundle holds plain files alone")
+            found.update(Path(parent, name).relative_to(self.folder).as_posix() for name in names)
+        wanted = set(self.manifest.files) | {MANIFEST_FILE}
+        if found != wanted:
+            missing, foreign = sorted(wanted - found), sorted(found - wanted)
+            faults = [
+                f"{' and '.join(names)} {what}"
+                for names, what in ((missing, "missing"), (foreign, "not listed"))
+                if names
+            ]
+            raise BundleError(f"{self.folder}: {', '.join(faults)}; {DAMAGED}")
+
+    def _check_graphs(self) -> None:
+        for graph in self.manifest.graphs:
+            for name in (graph.path, graph.weights):
+                if name not in self.manifest.files:
+                    raise BundleError(f"{self.folder}: graph file {name!r} has no digest in the manifest; {DAMAGED}")
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_digest(path: Path, entry: FileEntry) -> None:
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise BundleError(f"{path} has {size} bytes, the manifest says {entry.bytes}; {DAMAGED}")
+    if sha256_of(path) != entry.sha256:
+        raise BundleError(f"{path} does not match its digest; {DAMAGED}")
+
+
+@contextmanager
+def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
+    """A fresh folder beside `target` that takes its name when the block ends well, and is gone when it does not.
+
+    Raises:
+        BundleError: `target` exists and is not to be replaced, or its place cannot be written.
+    """
+    if target.exists() and not replace:
+        raise BundleError(f"{target} exists; choose another name, or --force to replace it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for debris in target.parent.glob(f".{target.name}.part-*"):
+            shutil.rmtree(debris, ignore_errors=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
+    except OSError as error:
+        raise BundleError(f"cannot write to {target.parent}: {error.strerror}") from error
+    try:
+        yield stage
+        for path in [*stage.rglob("*"), stage]:
+            _flush(path)
+        stage.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
+            target.replace(old / target.name)
+            stage.replace(target)
+            shutil.rmtree(old)
+        else:
+            stage.replace(target)
+        _flush(target.parent)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST_FILE).write_bytes(encode(manifest))
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """Digest and size of every file below a folder, but for the manifest."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+        for path in paths
+    }
+
+
+def _flush(path: Path) -> None:
+    """Bring a file or a folder's entries to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,192 @@
+"""The parity gate: every graph of a bundle against PyTorch, on states of real trajectories.
+
+Noise alone would be a weak test: late states look different. For each budget a short trajectory of the torch model is
+followed, for a class and for the null class; at each of its times every graph must give the same velocity.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from elit_edge.bundle_files import BundleFiles
+from elit_edge.errors import ParityError
+from elit_edge.manifest import Graph, Verification, WorstCase
+from elit_edge.model.transformer import DiffusionTransformer
+from elit_edge.noise import NoiseStream
+from elit_edge.runtimes.contract import FloatArray, IntArray
+from elit_edge.runtimes.onnxruntime_.session import open_graph
+from elit_edge.runtimes.reference.session import ModelSession
+from elit_edge.sampling import times
+
+GATE_DB = {"fp32": 60.0, "fp16": 35.0}
+"""Least PSNR by precision. Source of the 16-bit bar: Apple's ml-stable-diffusion refuses under 35 dB."""
+TRAJECTORY_STEPS = 4
+
+Feeds = dict[str, npt.NDArray[Any]]
+SEED = 20260312
+
+
+@dataclass(frozen=True)
+class Cases:
+    """States of one budget's trajectories and the velocities that PyTorch gives there."""
+
+    latents: int
+    x: FloatArray
+    t: FloatArray
+    y: IntArray
+    velocity: FloatArray
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far one graph is from PyTorch at one state."""
+
+    graph: str
+    latents: int
+    t: float
+    label: int
+    psnr_db: float
+    relative_l2: float
+
+
+def trajectory_cases(session: ModelSession, latents: int) -> Cases:
+    """Follow one class and the null class from noise over a few Euler steps at a budget."""
+    model = session.manifest.model
+    y = np.array([latents % model.num_classes, model.null_label], np.int64)
+    shape = (model.in_channels, model.image_size, model.image_size)
+    state = NoiseStream(SEED, len(y)).draw(shape)
+    grid = times("euler", TRAJECTORY_STEPS)
+    found: list[tuple[npt.NDArray[np.float32], float, npt.NDArray[np.float32]]] = []
+    for now, after in itertools.pairwise(grid):
+        x = state.astype(np.float32)
+        v = session.velocity(x, np.full(len(y), now), y, latents)
+        found.append((x, float(now), v))
+        state = state + (after - now) * v
+    return Cases(
+        latents,
+        x=np.concatenate([x for x, _, _ in found]),
+        t=np.repeat(np.array([t for _, t, _ in found], np.float32), len(y)),
+        y=np.tile(y, len(found)),
+        velocity=np.concatenate([v for _, _, v in found]),
+    )
+
+
+def psnr_db(value: npt.NDArray[np.floating], reference: npt.NDArray[np.floating]) -> float:
+    """Peak signal-to-noise ratio; the peak is the reference's range. NaN anywhere gives -inf."""
+    error = np.mean((value.astype(np.float64) - reference) ** 2)
+    peak = float(np.ptp(reference))
+    if not np.isfinite(error) or peak == 0:
+        return -math.inf
+    return math.inf if error == 0 else 10 * math.log10(peak**2 / float(error))
+
+
+def relative_l2(value: npt.NDArray[np.floating], reference: npt.NDArray[np.floating]) -> float:
+    """|value - reference| / |reference|."""
+    norm = float(np.linalg.norm(reference.astype(np.float64)))
+    return float(np.linalg.norm(value.astype(np.float64) - reference)) / norm if norm else math.inf
+
+
+class _OpenGraphs:
+    """The bundle's graphs of one precision on ONNX Runtime."""
+
+    def __init__(self, files: BundleFiles, precision: str) -> None:
+        self._files = files
+        self._graphs = [graph for graph in files.manifest.graphs if graph.precision == precision]
+        self._open = {g.path: open_graph(files, g, None) for g in self._graphs if g.latents is None}
+
+    def outputs(self, cases: Cases) -> Iterator[tuple[Graph, FloatArray]]:
+        """The velocities of every graph that can compute these cases."""
+        feeds: Feeds = {"x": cases.x, "t": cases.t, "y": cases.y, "latents": np.zeros(cases.latents, np.int64)}
+        condition = self._files.manifest.graph("condition", self._graphs[0].precision)
+        feeds["modulations"] = _run(self._open[condition.path], feeds)
+        for graph in self._graphs:
+            if graph.role == "condition" or graph.latents not in (None, cases.latents):
+                continue
+            if graph.latents is None:
+                yield graph, _run(self._open[graph.path], feeds)
+            else:
+                yield graph, _run_singly(open_graph(self._files, graph, None), feeds)
+
+
+def _run(session: ort.InferenceSession, feeds: Feeds) -> FloatArray:
+    wanted = {value.name: feeds[value.name] for value in session.get_inputs()}
+    output: FloatArray = session.run(None, wanted)[0]
+    return output
+
+
+def _run_singly(session: ort.InferenceSession, feeds: Feeds) -> FloatArray:
+    """A graph of batch 1, a sample at a time."""
+    names = [value.name for value in session.get_inputs()]
+    rows = [{name: feeds[name][i : i + 1] for name in names} for i in range(len(feeds["x"]))]
+    return np.concatenate([session.run(None, row)[0] for row in rows])
+
+
+def measure(
+    files: BundleFiles, model: DiffusionTransformer, precision: str, report: Callable[[float], None]
+) -> Iterator[Parity]:
+    """The distance of every graph from the model, for each budget, time and label.
+
+    Args:
+        files: the bundle; its digests need not be there yet.
+        model: the torch model that the graphs stand for.
+        precision: which graphs.
+        report: told the share done, 0..1.
+    """
+    reference = ModelSession(model, files.manifest)
+    graphs = _OpenGraphs(files, precision)
+    budgets = files.manifest.budgets
+    for done, latents in enumerate(budgets, 1):
+        cases = trajectory_cases(reference, latents)
+        for graph, found in graphs.outputs(cases):
+            for i, (value, wanted) in enumerate(zip(found, cases.velocity, strict=True)):
+                yield Parity(
+                    graph.path,
+                    latents,
+                    float(cases.t[i]),
+                    int(cases.y[i]),
+                    psnr_db(value, wanted),
+                    relative_l2(value, wanted),
+                )
+        report(done / len(budgets))
+
+
+def verify(
+    files: BundleFiles, model: DiffusionTransformer, report: Callable[[float], None] = lambda _: None
+) -> Verification:
+    """Hold every graph of a bundle to its gate.
+
+    Raises:
+        ParityError: a graph is too far from the model; the message names the worst case.
+    """
+    for precision in files.manifest.precisions:
+        found = list(measure(files, model, precision, report))
+        worst = min(found, key=lambda parity: parity.psnr_db)
+        gate = GATE_DB[precision]
+        if not worst.psnr_db >= gate:
+            failed = sum(parity.psnr_db < gate for parity in found)
+            raise ParityError(
+                f"{failed} of {len(found)} checks fall below {gate:g} dB against PyTorch; the worst is "
+                f"{worst.graph} at {worst.latents} latents, t = {worst.t:.2f}, label {worst.label}: {worst.psnr_db:.1f} dB "
+                f"(relative L2 {worst.relative_l2:.1e}). The graphs are not this checkpoint's; nothing was kept"
+            )
+    return Verification(
+        gate_db=gate,
+        cases=len(found),
+        runtime=f"onnxruntime {ort.__version__}",
+        worst=WorstCase(
+            graph=worst.graph,
+            latents=worst.latents,
+            t=round(worst.t, 6),
+            label=worst.label,
+            psnr_db=round(worst.psnr_db, 1),
+            relative_l2=float(f"{worst.relative_l2:.2e}"),
+        ),
+    )

@@ -1,0 +1,235 @@
+"""From labels to pictures: conditions ahead of the loop, guided steps, progress, preview and cancel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from elit_edge.errors import Cancelled, PictureError, RequestError
+from elit_edge.manifest import Manifest
+from elit_edge.noise import NoiseStream
+from elit_edge.runtimes.contract import FloatArray, Session
+from elit_edge.sampling import Array, Guidance, GuidanceKind, Solver, solve, times
+
+Images = npt.NDArray[np.uint8]
+
+CONDITION_BYTES = 64 << 20
+"""Modulations of so many bytes are computed ahead at a time: all steps of a small model, some of a large one."""
+FLAT_DEVIATION = 1e-3
+"""A sample whose values spread less than this (in units of its noise) is a constant, not a picture."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher of a run is told after each step."""
+
+    step: int
+    """Steps done, 1 .. steps."""
+    steps: int
+    latents: int
+    elapsed_ms: float
+    preview: Images | None
+    """The finished pictures as this step predicts them, at the chosen interval; None between, or without pixels."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a run made, and how."""
+
+    samples: Array
+    """[B, C, S, S] float64."""
+    images: Images | None
+    """[B, S, S, 3], None for a model of latents whose bundle has no decoder."""
+    labels: tuple[int, ...]
+    latents: tuple[int, ...]
+    """The budget of each step."""
+    solver: Solver
+    guidance: Guidance
+    seed: int | None
+    """None where the noise was given."""
+    step_ms: tuple[float, ...]
+    """Wall time of each step."""
+    condition_ms: float
+    """Wall time of the conditions of all steps."""
+
+
+def generate(
+    session: Session,
+    labels: Sequence[int | str],
+    *,
+    steps: int | None = None,
+    latents: int | Sequence[int] | None = None,
+    solver: Solver | None = None,
+    guidance: GuidanceKind | None = None,
+    scale: float | None = None,
+    weak_latents: int | None = None,
+    interval: tuple[float, float] = (0.0, 1.0),
+    noise: npt.ArrayLike | None = None,
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+    preview_every: int = 0,
+    cancelled: Callable[[], bool] | None = None,
+) -> Generation:
+    """Make one sample for each label. What is not given comes from the bundle's sampler defaults.
+
+    Args:
+        session: from `Bundle.prepare`.
+        labels: classes by number or name, one a sample.
+        steps: solver steps, at least 1; follows from `latents` where that is a list.
+        latents: latents kept a group, 1..P (default P), or one number for each step.
+        solver: "euler", "heun" or "euler-maruyama" (stochastic).
+        guidance: "none", "cfg", "ccfg" (null class at `weak_latents`) or "autoguidance" (same label at `weak_latents`).
+        scale: guidance scale; 1 or less is no guidance.
+        weak_latents: budget of the weak pass of ccfg and autoguidance.
+        interval: times (low, high) between which guidance acts; 1 is noise, 0 the picture.
+        noise: the start [B, C, S, S] instead of one drawn from the seed.
+        seed: 0 .. 2^64 - 1; the same seed gives the same picture on every runtime, alone or in a batch.
+        progress: called after each step.
+        preview_every: steps between previews; 0 for none.
+        cancelled: asked before each step whether to stop.
+
+    Returns:
+        Samples, pictures where the model has pixels, and the settings and times of the run.
+
+    Raises:
+        RequestError, BudgetError: a value that the model or the samplers do not know.
+        PictureError: a sample that is not finite, or the same everywhere.
+        Cancelled: `cancelled` said so.
+    """
+    manifest = session.manifest
+    defaults = manifest.sampler
+    classes = [manifest.label(label) for label in labels]
+    if not classes:
+        raise RequestError("no labels; give one for each picture")
+    budgets = _budgets(manifest, steps, latents)
+    solver = solver or defaults.solver
+    chosen = Guidance(
+        guidance or defaults.guidance,
+        defaults.scale if scale is None else scale,
+        manifest.check_latents(defaults.weak_latents if weak_latents is None else weak_latents),
+        *interval,
+    )
+    stream = NoiseStream(seed, len(classes))
+    model = manifest.model
+    shape = (model.in_channels, model.image_size, model.image_size)
+    start = stream.draw(shape) if noise is None else _given_noise(noise, (len(classes), *shape))
+    field = _GuidedField(session, classes, times(solver, len(budgets)), chosen)
+
+    step_ms: list[float] = []
+    begun = mark = time.perf_counter()
+    state = start
+    run = solve(field, start, solver, budgets, lambda: stream.draw(shape))
+    for _ in budgets:
+        if cancelled is not None and cancelled():
+            raise Cancelled(f"cancelled after {len(step_ms)} of {len(budgets)} steps")
+        step = next(run)
+        now = time.perf_counter()
+        step_ms.append((now - mark) * 1e3)
+        state = step.x
+        if progress is not None:
+            wanted = preview_every > 0 and len(step_ms) % preview_every == 0
+            preview = images_of(step.x0, manifest) if wanted else None
+            progress(Progress(len(step_ms), len(budgets), step.latents, (now - begun) * 1e3, preview))
+        mark = time.perf_counter()
+    _check_pictures(state, budgets)
+    return Generation(
+        samples=state,
+        images=images_of(state, manifest),
+        labels=tuple(classes),
+        latents=budgets,
+        solver=solver,
+        guidance=chosen,
+        seed=seed if noise is None else None,
+        step_ms=tuple(step_ms),
+        condition_ms=field.condition_ms,
+    )
+
+
+def images_of(samples: Array, manifest: Manifest) -> Images | None:
+    """Samples in [-1, 1] as uint8 [B, S, S, 3]; None where they are not pixels."""
+    if manifest.sample_space != "pixels":
+        return None
+    pixels = np.clip(np.rint((samples + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:3], 3)))
+
+
+def _budgets(manifest: Manifest, steps: int | None, latents: int | Sequence[int] | None) -> tuple[int, ...]:
+    if isinstance(latents, Sequence):
+        if steps is not None and steps != len(latents):
+            raise RequestError(
+                f"{len(latents)} budgets for {steps} steps; give one for each step, or one number for all"
+            )
+        budgets = tuple(latents)
+    else:
+        count = manifest.sampler.steps if steps is None else steps
+        budgets = (manifest.latents_per_group if latents is None else latents,) * count
+    for budget in budgets:
+        manifest.check_latents(budget)
+    if not budgets:
+        raise RequestError("steps = 0: at least one step is needed")
+    return budgets
+
+
+def _given_noise(noise: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
+    start = np.array(noise, np.float64)
+    if start.shape != shape:
+        raise RequestError(f"noise has shape {list(start.shape)}; {shape[0]} labels of this model need {list(shape)}")
+    if not np.isfinite(start).all():
+        raise RequestError("noise holds values that are not finite")
+    return start
+
+
+def _check_pictures(samples: Array, budgets: Sequence[int]) -> None:
+    spread = samples.std(axis=(1, 2, 3))
+    if (spread < FLAT_DEVIATION).any():
+        raise PictureError(
+            f"picture {int(spread.argmin())} came out flat (spread {spread.min():.1e}) after {len(budgets)} steps, "
+            f"the last at {budgets[-1]} latents a group; verify the bundle: elit-edge verify BUNDLE"
+        )
+
+
+class _GuidedField:
+    """The guided velocity of one run: the modulations of its (time, label) pairs are computed ahead, in one call."""
+
+    def __init__(self, session: Session, labels: Sequence[int], grid: Array, guidance: Guidance) -> None:
+        self._session, self._grid, self._guidance = session, grid, guidance
+        self._labels = np.array(labels, np.int64)
+        null = session.manifest.model.null_label
+        self._classes = np.unique(np.append(self._labels, null) if guidance.kind in ("cfg", "ccfg") else self._labels)
+        self._rows = np.searchsorted(self._classes, self._labels)
+        self._null_rows = np.full(len(labels), np.searchsorted(self._classes, null))
+        row_bytes = 4 * session.manifest.model.modulation_size * len(self._classes)
+        self._ahead = max(1, CONDITION_BYTES // row_bytes)
+        self._first, self._modulations = 0, np.empty((0, 0, 0), np.float32)
+        self.condition_ms = 0.0
+
+    def __call__(self, x: Array, index: int, latents: int) -> FloatArray:
+        guidance, session = self._guidance, self._session
+        sample = x.astype(np.float32)
+        conditions = self._conditions(index)
+        if not guidance.active(float(self._grid[index])):
+            return session.velocity_from(sample, conditions[self._rows], latents)
+        if guidance.kind == "cfg":
+            both = np.concatenate([conditions[self._rows], conditions[self._null_rows]])
+            strong, weak = np.split(session.velocity_from(np.concatenate([sample, sample]), both, latents), 2)
+        else:
+            rows = self._null_rows if guidance.kind == "ccfg" else self._rows
+            strong = session.velocity_from(sample, conditions[self._rows], latents)
+            weak = session.velocity_from(sample, conditions[rows], guidance.weak_latents)
+        guided: FloatArray = weak + np.float32(guidance.scale) * (strong - weak)
+        return guided
+
+    def _conditions(self, index: int) -> FloatArray:
+        """Modulations of all classes at one time: [classes, M]."""
+        if not self._first <= index < self._first + len(self._modulations):
+            begun = time.perf_counter()
+            ahead = self._grid[index : index + self._ahead].astype(np.float32)
+            t, y = np.repeat(ahead, len(self._classes)), np.tile(self._classes, len(ahead))
+            flat = self._session.condition(t, y)
+            self._first, self._modulations = index, flat.reshape(len(ahead), len(self._classes), -1)
+            self.condition_ms += (time.perf_counter() - begun) * 1e3
+        return self._modulations[index - self._first]

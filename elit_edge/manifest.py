@@ -1,0 +1,193 @@
+"""The manifest of a bundle: the only handshake between the exporter and what runs on a device.
+
+docs/bundle-format.md explains the fields; docs/bundle-manifest.schema.json is generated from these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from elit_edge.budget import check_latents
+from elit_edge.errors import BundleError, RequestError
+from elit_edge.model_config import Count, ModelConfig, Positive
+from elit_edge.sampling import GuidanceKind, Solver
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Role = Literal["condition", "velocity", "model"]
+Precision = Literal["fp32", "fp16"]
+
+
+class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class FileEntry(_Struct, frozen=True, kw_only=True):
+    """One file of the bundle."""
+
+    sha256: Digest
+    bytes: Count
+
+
+class TensorSpec(_Struct, frozen=True, kw_only=True):
+    """One input or output of a graph; a dimension is a number, or the name of a free one ("batch", "latents")."""
+
+    name: str
+    dtype: Literal["float32", "float16", "int64"]
+    shape: tuple[int | str, ...]
+
+
+class Graph(_Struct, frozen=True, kw_only=True):
+    """One graph over the shared weights.
+
+    Roles: `condition` (t, y -> modulations), `velocity` (x, modulations, latents -> v) and `model`, both in one
+    (x, t, y, latents -> v). A graph with a number in `latents` is specialised to that budget, and has no such input.
+    """
+
+    role: Role
+    format: Literal["onnx"] = "onnx"
+    precision: Precision
+    latents: Positive | None
+    path: str
+    weights: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Budget(_Struct, frozen=True, kw_only=True):
+    """One rung of the ladder: what a pass for one sample costs at that many latents a group."""
+
+    latents: Positive
+    velocity_flops: Count
+    """Two for each multiply-add of matrix products and attention, of one step once its conditions are known."""
+
+
+class SamplerDefaults(_Struct, frozen=True, kw_only=True):
+    """What `generate` uses where it is told nothing."""
+
+    solver: Solver = "euler"
+    steps: Positive = 25
+    guidance: GuidanceKind = "ccfg"
+    scale: Annotated[float, msgspec.Meta(ge=0)] = 2.5
+    weak_latents: Positive = 1
+
+
+class WorstCase(_Struct, frozen=True, kw_only=True):
+    """The point of the verification where a graph was farthest from PyTorch."""
+
+    graph: str
+    latents: Positive
+    t: float
+    label: Count
+    psnr_db: float
+    relative_l2: float
+
+
+class Verification(_Struct, frozen=True, kw_only=True):
+    """Parity of all graphs with PyTorch on latents of real trajectories, checked before the bundle was written."""
+
+    gate_db: float
+    cases: Positive
+    runtime: str
+    worst: WorstCase
+
+
+class Provenance(_Struct, frozen=True, kw_only=True):
+    """Where the bundle came from: enough to tell whether it is up to date."""
+
+    source: str
+    source_sha256: Digest
+    elit_edge: str
+    torch: str
+    opset: Positive
+
+
+class Manifest(_Struct, frozen=True, kw_only=True):
+    """Everything that a device knows about a bundle before it opens a graph."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    model: ModelConfig
+    sample_space: Literal["pixels", "latents"]
+    """Whether a sample is a picture already, in [-1, 1], or needs a decoder."""
+    ladder: tuple[Budget, ...]
+    graphs: tuple[Graph, ...]
+    files: dict[str, FileEntry]
+    sampler: SamplerDefaults
+    verification: Verification | None
+    """None: written with --no-verify."""
+    provenance: Provenance
+
+    @property
+    def latents_per_group(self) -> int:
+        """P: the full budget."""
+        return self.model.latents_per_group
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        return tuple(rung.latents for rung in self.ladder)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(graph.precision for graph in self.graphs))
+
+    def graph(self, role: Role, precision: str, latents: int | None = None) -> Graph:
+        """The graph of a role; with `latents`, the one specialised to that budget.
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        for graph in self.graphs:
+            if (graph.role, graph.precision, graph.latents) == (role, precision, latents):
+                return graph
+        form = f"for {latents} latents" if latents else "for any number of latents"
+        raise BundleError(
+            f"bundle {self.name} has no {precision} {role} graph {form}; it has: "
+            + ", ".join(f"{g.precision} {g.role} ({g.latents or 'any'})" for g in self.graphs)
+        )
+
+    def check_latents(self, latents: int) -> int:
+        return check_latents(latents, self.model)
+
+    def label(self, wanted: str | int) -> int:
+        """A class by its name or number.
+
+        Raises:
+            RequestError: the model has no such class.
+        """
+        names = self.model.class_names or ()
+        if isinstance(wanted, str) and wanted in names:
+            return names.index(wanted)
+        if isinstance(wanted, int) or wanted.isdecimal():
+            number = int(wanted)
+            if 0 <= number < self.model.num_classes:
+                return number
+        known = f"one of: {', '.join(names)}; or a" if names else "a"
+        raise RequestError(f"unknown label {wanted!r}; give {known} number from 0 to {self.model.num_classes - 1}")
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as it stands in the bundle: indented JSON, the same bytes for the same content."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+
+
+def decode(data: bytes, source: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        BundleError: it is no manifest, of another schema version, or says something impossible.
+    """
+    try:
+        version = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema_version")
+        found = msgspec.json.decode(version) if version is not None else None
+        if found != SCHEMA_VERSION:
+            raise BundleError(
+                f"{source}: schema version {found}, this elit-edge reads {SCHEMA_VERSION}; export the bundle again"
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{source} is no bundle manifest: {error}; export the bundle again") from error

@@ -1,0 +1,164 @@
+"""Reading checkpoints: the authors' .pt and safetensors, safely, and a config that everything agrees on.
+
+A .pt is a pickle: it is unpickled with `weights_only` and an allow-list that holds argparse.Namespace, memory-mapped,
+and of its copies of the weights only `ema` is touched. What neither file nor config says is asked for, never guessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from elit_edge.errors import CheckpointError
+from elit_edge.model.published_facts import Facts, facts_of_args, facts_of_weights
+from elit_edge.model.published_keys import translate
+from elit_edge.model.transformer import DiffusionTransformer, constants
+from elit_edge.model_config import ModelConfig, decode_fields
+
+CONFIG_KEY = "config"
+"""Where a safetensors file may carry its config, as JSON, in its metadata."""
+
+ASK = {
+    "num_heads": "attention heads",
+    "tail_depth": "spatial blocks after Write",
+    "head_depth": "spatial blocks before Read",
+    "num_classes": "classes without the null class",
+    "group_size": "side of a group",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model read from disk: its config, and its weights under the names of DiffusionTransformer."""
+
+    path: Path
+    config: ModelConfig
+    weights: Mapping[str, Tensor]
+    trained_latents: int
+    """The smallest budget that the training kept, in latents a group."""
+
+    def model(self) -> DiffusionTransformer:
+        """The torch model, in float32 and ready to be evaluated."""
+        with torch.device("meta"):
+            model = DiffusionTransformer(self.config)
+        model.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()}, assign=True)
+        for name, value in constants(self.config).items():
+            owner, _, leaf = name.rpartition(".")
+            model.get_submodule(owner).register_buffer(leaf, value, persistent=False)
+        return model.eval()
+
+
+def read_checkpoint(path: Path, stated: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Read `path`, a .pt of the authors or a .safetensors; `stated` holds config fields that it does not say.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, unsafe or of another architecture; it contradicts the config;
+            or neither says something that the model needs.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    with path.open("rb") as stream:
+        start = stream.read(16)
+    if start[:2] == b"PK":
+        weights, facts = _read_pickle(path)
+    elif start[8:9] == b"{":
+        weights, facts = _read_safetensors(path)
+    else:
+        raise CheckpointError(
+            f"{path} is neither a torch.save archive nor safetensors (it starts with {start[:4]!r}); "
+            "give the authors' .pt, or convert the weights to safetensors"
+        )
+    facts = facts_of_weights(weights, str(path)).merged(facts)
+    found = _agreed_config(facts, stated or {}, path)
+    own = translate(weights, found, str(path))
+    _check_shapes(own, found, path)
+    return Checkpoint(path, found, own, facts.trained_latents(found))
+
+
+def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{path} holds more than tensors and settings, and was not opened, since a pickle can run code ({reason}); "
+            "ask its author for safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not the dict of a checkpoint")
+    weights = content.get("ema", content if "x_embedder.proj.weight" in content else None)
+    if not isinstance(weights, Mapping) or not weights:
+        keys = ", ".join(sorted(map(str, content))[:8])
+        raise CheckpointError(f"{path} has no 'ema' weights; its keys are: {keys}")
+    strangers = [name for name, value in weights.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
+    if strangers:
+        raise CheckpointError(f"{path}: 'ema' holds {strangers[0]!r}, which is no named tensor")
+    args = content.get("args")
+    named = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+    return weights, facts_of_args(named, str(path))
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); download it again") from error
+    if CONFIG_KEY not in metadata:
+        return weights, Facts(str(path), {})
+    fields = decode_fields(metadata[CONFIG_KEY].encode(), f"config inside {path}")
+    return weights, Facts(str(path), fields)
+
+
+def _agreed_config(facts: Facts, stated: Mapping[str, Any], path: Path) -> ModelConfig:
+    """The file's facts and the config's, which must not contradict each other."""
+    fields = dict(facts.fields)
+    for name, value in stated.items():
+        known = fields.setdefault(name, value)
+        if known != value:
+            raise CheckpointError(f"{path} says {name} = {known!r}, the config says {value!r}; correct the config")
+    missing = [name for name in ModelConfig.required_fields() if name not in fields]
+    if missing:
+        wanted = ", ".join(f"{name} ({ASK[name]})" if name in ASK else name for name in missing)
+        raise CheckpointError(f"{path} does not say {wanted}; give them in a JSON file: --config FILE.json")
+    return ModelConfig.from_fields(fields, str(path))
+
+
+def _check_shapes(own: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
+    with torch.device("meta"):
+        wanted = DiffusionTransformer(config).state_dict()
+    missing, foreign = sorted(wanted.keys() - own.keys()), sorted(own.keys() - wanted.keys())
+    if missing or foreign:
+        faults = [
+            f"{what} {names[0]} and {len(names) - 1} more"
+            for names, what in ((missing, "lacks"), (foreign, "has a foreign"))
+            if names
+        ]
+        raise CheckpointError(f"{path} is no {config.architecture} of this config: it {' and '.join(faults)}")
+    for name, tensor in own.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {list(tensor.shape)}, the config needs {list(wanted[name].shape)}"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def config_json(config: ModelConfig) -> dict[str, Any]:
+    """Metadata for a safetensors file that says its own config."""
+    return {CONFIG_KEY: config.encoded().decode()}

@@ -1,0 +1,134 @@
+"""What a checkpoint says of its model: from the shapes of its weights, and from the training arguments beside them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from elit_edge.budget import FRACTION_SLACK
+from elit_edge.errors import CheckpointError
+from elit_edge.model.published_keys import READ
+from elit_edge.model_config import ModelConfig
+
+PUBLISHED_HEADS = {"S": 6, "B": 12, "L": 16, "XL": 16}
+PUBLISHED_TAIL_DEPTH = {"S": 2, "B": 2, "L": 4, "XL": 4}
+PUBLISHED_NAME = re.compile(r"(ELIT-)?SiT-(S|B|L|XL)/\d+")
+
+SUPPORTED_ARGS = {"qk_norm": False, "elit_read_depth": 1, "elit_write_depth": 1, "path_type": "linear"}
+"""What this package computes; a checkpoint trained otherwise is refused."""
+
+VAE_FACTOR = 8
+"""Image pixels a side to latent pixels a side in the published latent-space models."""
+LATENT_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Fields of a ModelConfig that a file states, and `resolution` and `least_fraction` where it states them."""
+
+    source: str
+    fields: Mapping[str, Any]
+    resolution: int | None = None
+    least_fraction: float | None = None
+
+    def merged(self, other: Facts) -> Facts:
+        """Both facts.
+
+        Raises:
+            CheckpointError: they contradict each other.
+        """
+        for name in self.fields.keys() & other.fields.keys():
+            if self.fields[name] != other.fields[name]:
+                raise CheckpointError(
+                    f"{self.source} contradicts itself: its weights say {name} = {self.fields[name]!r}, "
+                    f"its settings {other.fields[name]!r}"
+                )
+        merged = Facts(self.source, {**self.fields, **other.fields}, other.resolution, other.least_fraction)
+        merged._check_resolution()
+        return merged._completed()
+
+    def _check_resolution(self) -> None:
+        side = self.fields["image_size"]
+        if self.resolution is None:
+            return
+        factor = VAE_FACTOR if self.fields["in_channels"] == LATENT_CHANNELS else 1
+        if self.resolution != side * factor:
+            raise CheckpointError(
+                f"{self.source} contradicts itself: its positions say image_size = {side}, "
+                f"its settings a resolution of {self.resolution} pixels"
+            )
+
+    def _completed(self) -> Facts:
+        """Split of the blocks: a plain SiT is all head; an ELIT's core is what head and tail leave."""
+        fields = dict(self.fields)
+        depth = fields.pop("depth")
+        if fields["architecture"] == "sit":
+            fields.setdefault("head_depth", depth)
+            fields.update(core_depth=0, tail_depth=0, group_size=1)
+        elif "head_depth" in fields and "tail_depth" in fields:
+            fields.setdefault("core_depth", depth - fields["head_depth"] - fields["tail_depth"])
+        return Facts(self.source, fields, self.resolution, self.least_fraction)
+
+    def trained_latents(self, config: ModelConfig) -> int:
+        least = (self.least_fraction or 0.0) * config.latents_per_group
+        return max(1, int(least + FRACTION_SLACK))
+
+
+def facts_of_weights(weights: Mapping[str, Tensor], source: str) -> Facts:
+    """What the shapes say.
+
+    Raises:
+        CheckpointError: the weights are of no SiT.
+    """
+    try:
+        width, channels, patch, _ = weights["x_embedder.proj.weight"].shape
+        tokens = weights["pos_embed"].shape[-2]
+        mlp_hidden = weights["blocks.0.mlp.fc1.weight"].shape[0]
+        labels = weights["y_embedder.embedding_table.weight"].shape[0]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} holds no ELIT-SiT or SiT model: {error} is missing or misshapen; "
+            "other architectures are not supported"
+        ) from error
+    fields: dict[str, Any] = {
+        "architecture": "elit-sit" if any(name.startswith(READ) for name in weights) else "sit",
+        "in_channels": channels,
+        "patch_size": patch,
+        "hidden_size": width,
+        "image_size": math.isqrt(tokens) * patch,
+        "mlp_ratio": mlp_hidden / width,
+        "num_classes": labels - 1,
+        "depth": 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),
+    }
+    queries = weights.get(READ + "learned_query_embed")
+    if queries is not None:
+        fields["group_size"] = math.isqrt(queries.shape[-2])
+    return Facts(source, fields)
+
+
+def facts_of_args(args: Mapping[str, Any], source: str) -> Facts:
+    """What the training arguments say.
+
+    Raises:
+        CheckpointError: the model was trained in a way that is not supported.
+    """
+    for name, supported in SUPPORTED_ARGS.items():
+        if str(args.get(name, supported)).lower() != str(supported).lower():
+            raise CheckpointError(f"{source} was trained with {name} = {args[name]!r}; only {supported!r} is supported")
+    names = {"encoder_depth": "head_depth", "elit_group_size": "group_size", "num_classes": "num_classes"}
+    fields = {field: args[name] for name, field in names.items() if args.get(name) is not None}
+    published = PUBLISHED_NAME.fullmatch(str(args.get("model", "")))
+    if published:
+        fields["num_heads"] = PUBLISHED_HEADS[published[2]]
+        if published[1]:
+            fields["tail_depth"] = PUBLISHED_TAIL_DEPTH[published[2]]
+    if published and not published[1]:
+        fields = {name: value for name, value in fields.items() if name not in ("head_depth", "group_size")}
+    dropped = args.get("elit_max_mask_prob")
+    least = None if dropped is None else 1 - float(dropped)
+    return Facts(source, fields, args.get("resolution"), least)

@@ -1,0 +1,118 @@
+"""What every runtime promises. A runtime is found and asked whether it is ready; a session holds one open bundle."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from elit_edge.bundle_files import BundleFiles
+from elit_edge.errors import RequestError
+from elit_edge.manifest import Manifest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The runtime can be used here."""
+
+    version: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The runtime cannot be used here: why, and what makes it usable."""
+
+    reason: str
+    remedy: str
+
+
+class Session(ABC):
+    """One bundle, ready to compute at any budget. A context manager; not for use by two threads at once.
+
+    Shapes: B samples, C channels, S side, M `manifest.model.modulation_size`. Arrays in are never changed, arrays out
+    belong to the caller.
+    """
+
+    def __init__(self, manifest: Manifest, runtime: str, precision: str) -> None:
+        self.manifest = manifest
+        self.runtime = runtime
+        self.precision = precision
+
+    @abstractmethod
+    def condition(self, t: FloatArray, y: IntArray) -> FloatArray:
+        """t [K] in [0, 1], y [K] labels or the null label -> modulations [K, M] float32, K >= 1 as large as wanted."""
+
+    @abstractmethod
+    def velocity_from(self, x: FloatArray, modulations: FloatArray, latents: int) -> FloatArray:
+        """x [B, C, S, S], modulations [B, M] of `condition`, latents 1..P -> v [B, C, S, S] float32."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the session holds; closing twice is no error."""
+
+    def velocity(self, x: npt.ArrayLike, t: npt.ArrayLike, y: npt.ArrayLike, latents: int) -> FloatArray:
+        """The velocity of a batch: dx/dt at x [B, C, S, S], t [B] in [0, 1], y [B], latents kept a group 1..P.
+
+        Returns:
+            [B, C, S, S] float32.
+
+        Raises:
+            BudgetError: `latents` is outside 1..P.
+            RequestError: a shape, a label or a time that the model cannot take.
+        """
+        model = self.manifest.model
+        self.manifest.check_latents(latents)
+        sample = np.ascontiguousarray(x, np.float32)
+        times = np.ascontiguousarray(t, np.float32)
+        labels = np.ascontiguousarray(y, np.int64)
+        wanted = (model.in_channels, model.image_size, model.image_size)
+        if sample.ndim != 4 or sample.shape[1:] != wanted or len(sample) == 0:
+            raise RequestError(f"x has shape {list(sample.shape)}; this model takes [B, {', '.join(map(str, wanted))}]")
+        if times.shape != sample.shape[:1] or labels.shape != sample.shape[:1]:
+            raise RequestError(
+                f"t {list(times.shape)} and y {list(labels.shape)} must be [{len(sample)}], one a sample"
+            )
+        if not ((times >= 0) & (times <= 1)).all():
+            raise RequestError("t must be in [0, 1]: 1 is noise, 0 the picture")
+        if not ((labels >= 0) & (labels <= model.null_label)).all():
+            raise RequestError(f"y must be in 0..{model.null_label}; {model.null_label} is the null class")
+        return self.velocity_from(sample, self.condition(times, labels), latents)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Runtime(Protocol):
+    """A backend. Its module imports without the library that it wraps."""
+
+    name: str
+
+    def check(self) -> Ready | Missing:
+        """Whether it can be used here; never raises, and imports its library only if that is there."""
+
+    def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
+        """Open a session on a checked bundle.
+
+        Args:
+            files: the bundle.
+            precision: one of `files.manifest.precisions`.
+            threads: CPU threads of one call; None leaves it to the library.
+
+        Raises:
+            BundleError: the bundle has no such graphs, or the library refuses them.
+        """

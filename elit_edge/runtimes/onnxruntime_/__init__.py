@@ -1,0 +1,28 @@
+"""ONNX Runtime on the CPU: one session for the condition and one for the velocity serve every budget."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+
+from elit_edge.bundle_files import BundleFiles
+from elit_edge.runtimes.contract import Missing, Ready, Session
+
+
+class OnnxRuntime:
+    """Reads the bundle's dynamic ONNX graphs."""
+
+    name = "onnxruntime"
+
+    def check(self) -> Ready | Missing:
+        if importlib.util.find_spec("onnxruntime") is None:
+            return Missing("the package onnxruntime is not installed", "pip install onnxruntime")
+        return Ready(importlib.metadata.version("onnxruntime"))
+
+    def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
+        from elit_edge.runtimes.onnxruntime_.session import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(files, precision, threads)
+
+
+RUNTIME = OnnxRuntime()

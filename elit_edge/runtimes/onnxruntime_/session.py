@@ -1,0 +1,64 @@
+"""The session of ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from elit_edge.bundle_files import BundleFiles
+from elit_edge.errors import BundleError
+from elit_edge.manifest import Graph
+from elit_edge.runtimes.contract import FloatArray, IntArray, Session
+
+QUIET = 3
+"""Severity from which ONNX Runtime writes to stderr: errors alone."""
+
+
+def open_graph(files: BundleFiles, graph: Graph, threads: int | None) -> ort.InferenceSession:
+    """An inference session on one graph; its weights are read from the bundle's shared file.
+
+    Raises:
+        BundleError: ONNX Runtime refuses the graph.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = QUIET
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    path = files.graph_path(graph)
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors share no narrower class
+        reason = str(error).strip().splitlines()[0]
+        raise BundleError(
+            f"ONNX Runtime {ort.__version__} refuses {path}: {reason}; export the bundle again"
+        ) from error
+
+
+class OnnxRuntimeSession(Session):
+    """One graph a role, of any budget and batch."""
+
+    def __init__(self, files: BundleFiles, precision: str, threads: int | None) -> None:
+        super().__init__(files.manifest, "onnxruntime", precision)
+        self._condition: ort.InferenceSession | None = self._open(files, "condition", threads)
+        self._velocity: ort.InferenceSession | None = self._open(files, "velocity", threads)
+
+    def _open(self, files: BundleFiles, role: Any, threads: int | None) -> ort.InferenceSession:
+        return open_graph(files, self.manifest.graph(role, self.precision), threads)
+
+    def condition(self, t: FloatArray, y: IntArray) -> FloatArray:
+        assert self._condition is not None, "the session is closed"
+        modulations: FloatArray = self._condition.run(None, {"t": t, "y": y})[0]
+        return modulations
+
+    def velocity_from(self, x: FloatArray, modulations: FloatArray, latents: int) -> FloatArray:
+        assert self._velocity is not None, "the session is closed"
+        feeds: dict[str, Any] = {"x": x, "modulations": modulations}
+        if self.manifest.model.is_elastic:
+            feeds["latents"] = np.zeros(latents, np.int64)
+        v: FloatArray = self._velocity.run(None, feeds)[0]
+        return v
+
+    def close(self) -> None:
+        self._condition = self._velocity = None

@@ -1,0 +1,61 @@
+"""Which runtimes there are: the sub-packages of this package, and the entry points of others."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+
+from elit_edge import runtimes
+from elit_edge.errors import RuntimeUnavailable
+from elit_edge.runtimes.contract import Missing, Ready, Runtime
+
+ENTRY_POINTS = "elit_edge.runtimes"
+PREFERENCE = ("onnxruntime", "reference")
+"""The order in which `auto` tries them; one that is not named here comes after."""
+
+
+@cache
+def all_runtimes() -> Mapping[str, Runtime]:
+    """Every known runtime by name, ready or not."""
+    found: dict[str, Runtime] = {}
+    for module in pkgutil.iter_modules(runtimes.__path__, f"{runtimes.__name__}."):
+        if module.ispkg:
+            runtime: Runtime = importlib.import_module(module.name).RUNTIME
+            found[runtime.name] = runtime
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        found[point.name] = point.load()
+    return found
+
+
+def choose(name: str) -> Runtime:
+    """The runtime of that name, or the first ready one for "auto".
+
+    Raises:
+        RuntimeUnavailable: there is none of that name, or it is not ready here; the message holds the remedy.
+    """
+    known = all_runtimes()
+    if name == "auto":
+        states = {candidate: known[candidate].check() for candidate in _by_preference(known)}
+        for candidate, state in states.items():
+            if isinstance(state, Ready):
+                return known[candidate]
+        raise RuntimeUnavailable(
+            "no runtime is ready here: " + "; ".join(f"{n}: {_words(s)}" for n, s in states.items())
+        )
+    if name not in known:
+        raise RuntimeUnavailable(f"unknown runtime {name!r}; there are: auto, {', '.join(_by_preference(known))}")
+    state = known[name].check()
+    if isinstance(state, Missing):
+        raise RuntimeUnavailable(f"runtime {name} is not ready here: {_words(state)}")
+    return known[name]
+
+
+def _by_preference(known: Mapping[str, Runtime]) -> list[str]:
+    return sorted(known, key=lambda name: (PREFERENCE.index(name) if name in PREFERENCE else len(PREFERENCE), name))
+
+
+def _words(state: Ready | Missing) -> str:
+    return f"{state.reason}; {state.remedy}" if isinstance(state, Missing) else f"ready ({state.version})"

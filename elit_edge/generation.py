@@ -52,7 +52,7 @@ class Generation:
     seed: int | None
     """None where the noise was given."""
     step_ms: tuple[float, ...]
-    """Wall time of each step."""
+    """Wall time of each step, without conditions."""
     condition_ms: float
     """Wall time of the conditions of all steps."""
 
@@ -120,6 +120,7 @@ def generate(
     field = _GuidedField(session, classes, times(solver, len(budgets)), chosen)
 
     step_ms: list[float] = []
+    conditioned_ms = 0.0
     begun = mark = time.perf_counter()
     state = start
     run = solve(field, start, solver, budgets, lambda: stream.draw(shape))
@@ -128,7 +129,8 @@ def generate(
             raise Cancelled(f"cancelled after {len(step_ms)} of {len(budgets)} steps")
         step = next(run)
         now = time.perf_counter()
-        step_ms.append((now - mark) * 1e3)
+        step_ms.append((now - mark) * 1e3 - (field.condition_ms - conditioned_ms))
+        conditioned_ms = field.condition_ms
         state = step.x
         if progress is not None:
             wanted = preview_every > 0 and len(step_ms) % preview_every == 0
@@ -232,4 +234,5 @@ class _GuidedField:
             flat = self._session.condition(t, y)
             self._first, self._modulations = index, flat.reshape(len(ahead), len(self._classes), -1)
             self.condition_ms += (time.perf_counter() - begun) * 1e3
-        return self._modulations[index - self._first]
+        conditions: FloatArray = self._modulations[index - self._first]
+        return conditions

@@ -1,0 +1,42 @@
+"""`elit-edge export`: a checkpoint in, a bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from elit_edge.cli.reporting import say, stages
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle: a folder NAME.elit.")
+@click.option("--config", type=click.Path(path_type=Path), help="JSON with what the checkpoint does not say.")
+@click.option("--no-verify", is_flag=True, help="Skip the parity gate; the bundle is marked unverified.")
+@click.option("--force", is_flag=True, help="Replace a bundle that stands there.")
+def command(checkpoint: Path, output: Path, config: Path | None, no_verify: bool, force: bool) -> None:
+    """Compile CHECKPOINT (the authors' .pt, or .safetensors) into a bundle with every budget over one copy of weights.
+
+    Every graph is held against PyTorch before the bundle appears; one that fails leaves nothing behind.
+    """
+    from elit_edge.cli.extras import require_export
+
+    require_export()
+    from elit_edge.export.exporter import export
+    from elit_edge.model.checkpoint import read_checkpoint
+    from elit_edge.model_config import read_fields
+
+    with stages() as report:
+        source = read_checkpoint(checkpoint, read_fields(config) if config else None)
+        exported = export(source, output, force=force, check=not no_verify, report=report)
+    manifest = exported.manifest
+    if not exported.fresh:
+        say(f"{output} is up to date")
+        return
+    size = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+    parity = "not verified"
+    if manifest.verification:
+        worst = manifest.verification.worst
+        parity = f"worst parity {worst.psnr_db:g} dB ({worst.graph}, {worst.latents} latents, t = {worst.t:g})"
+    say(f"{output}: {len(manifest.ladder)} budgets, {size:.1f} MB, {parity}")

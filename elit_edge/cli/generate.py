@@ -1,0 +1,90 @@
+"""`elit-edge generate`: pictures from a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from elit_edge.bundle import Bundle
+from elit_edge.cli.reporting import say, stages
+from elit_edge.errors import RequestError
+from elit_edge.files import refuse_existing
+from elit_edge.generation import generate
+from elit_edge.pictures import grid, save_png, save_samples, settings_of
+from elit_edge.sampling import GuidanceKind, Solver
+
+
+class Latents(click.ParamType["int | tuple[int, ...]"]):
+    """One budget, or one for each step, separated by commas."""
+
+    name = "J[,J...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, ...]:
+        try:
+            budgets = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no number, nor a list of numbers separated by commas", param, ctx)
+        return budgets[0] if len(budgets) == 1 else budgets
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--label", "labels", multiple=True, required=True, help="A class by name or number; may be repeated.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .png grid, or .npy samples.")
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Pictures of each label.")
+@click.option("--steps", type=int, help="Solver steps.")
+@click.option("--latents", type=Latents(), help="Latents kept a group, 1..P: one budget, or one for each step.")
+@click.option("--solver", type=click.Choice(get_args(Solver)), help="How to integrate.")
+@click.option("--guidance", type=click.Choice(get_args(GuidanceKind)), help="Which weak pass to guide away from.")
+@click.option("--scale", type=float, help="Guidance scale; 1 is none.")
+@click.option("--weak-latents", type=int, help="Budget of the weak pass of ccfg and autoguidance.")
+@click.option("--interval", type=(float, float), default=(0.0, 1.0), help="Times LOW HIGH between which to guide.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same picture, everywhere.")
+@click.option("--runtime", default="auto", show_default=True, help="What computes.")
+@click.option("--precision", help="Which graphs of the bundle to run.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--force", is_flag=True, help="Replace an output that stands there.")
+def command(
+    bundle: Path,
+    labels: tuple[str, ...],
+    output: Path,
+    count: int,
+    runtime: str,
+    precision: str | None,
+    threads: int | None,
+    force: bool,
+    **settings: Any,
+) -> None:
+    """Make pictures from BUNDLE. What is not given comes from the bundle's own sampler defaults."""
+    refuse_existing(output, replace=force)
+    opened = Bundle.open(bundle)
+    _check_suffix(output, opened.manifest.sample_space)
+    with opened.prepare(runtime, precision, threads) as session, stages() as report:
+        made = generate(
+            session,
+            [label for label in labels for _ in range(count)],
+            progress=lambda state: report("generate", state.step / state.steps),
+            **settings,
+        )
+    if output.suffix == ".npy" or made.images is None:
+        save_samples(made.samples, output, replace=force)
+    else:
+        save_png(grid(made.images), output, settings_of(made, opened.manifest), replace=force)
+    total = made.condition_ms + sum(made.step_ms)
+    say(
+        f"{output}: {len(made.labels)} pictures, {len(made.latents)} steps {made.solver}, {_span(made.latents)} latents, "
+        f"{made.guidance.kind} {made.guidance.scale:g}, {total:.0f} ms on {session.runtime} {session.precision}"
+    )
+
+
+def _check_suffix(output: Path, sample_space: str) -> None:
+    allowed = (".png", ".npy") if sample_space == "pixels" else (".npy",)
+    if output.suffix not in allowed:
+        why = "" if sample_space == "pixels" else ": its samples are latents, and the bundle has no decoder"
+        raise RequestError(f"-o {output}: this bundle writes {' or '.join(allowed)}{why}")
+
+
+def _span(latents: tuple[int, ...]) -> str:
+    return str(latents[0]) if len(set(latents)) == 1 else f"{min(latents)} to {max(latents)}"

@@ -1,0 +1,67 @@
+"""`elit-edge inspect`: what a bundle holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from elit_edge.bundle import Bundle
+from elit_edge.manifest import Manifest, encode
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest itself.")
+def command(bundle: Path, as_json: bool) -> None:
+    """Show the model, budgets, graphs and provenance of BUNDLE, after checking every byte of it."""
+    manifest = Bundle.open(bundle).manifest
+    if as_json:
+        click.echo(encode(manifest).decode(), nl=False)
+        return
+    console = Console()
+    console.print(_summary(manifest), highlight=False)
+    console.print(_budgets(manifest))
+    console.print(_graphs(manifest))
+
+
+def _summary(manifest: Manifest) -> str:
+    model, found, sampler, made = manifest.model, manifest.verification, manifest.sampler, manifest.provenance
+    names = ", ".join(model.class_names) if model.class_names else f"{model.num_classes}, unnamed"
+    split = f"{model.head_depth}-{model.core_depth}-{model.tail_depth}" if model.is_elastic else str(model.depth)
+    grid = f"{model.groups} groups of {model.latents_per_group} latents" if model.is_elastic else "no latents"
+    parity = "not verified"
+    if found:
+        parity = (
+            f"worst {found.worst.psnr_db:g} dB of {found.cases} checks (gate {found.gate_db:g} dB, {found.runtime})"
+        )
+    lines = {
+        manifest.name: f"{model.architecture}, width {model.hidden_size}, {model.num_heads} heads, blocks {split}, {grid}",
+        "samples": f"{model.in_channels} x {model.image_size} x {model.image_size} {manifest.sample_space}",
+        "classes": names,
+        "defaults": f"{sampler.steps} steps {sampler.solver}, {sampler.guidance} {sampler.scale:g}",
+        "parity": parity,
+        "source": f"{made.source} (sha256 {made.source_sha256[:12]}…), elit-edge {made.elit_edge}, torch {made.torch}",
+    }
+    width = max(map(len, lines)) + 2
+    return "\n".join(f"{name:<{width}}{words}" for name, words in lines.items())
+
+
+def _budgets(manifest: Manifest) -> Table:
+    full = manifest.ladder[-1].velocity_flops
+    table = Table("latents a group", "GFLOPs a step", "of full", title="Budgets", title_justify="left")
+    for rung in manifest.ladder:
+        table.add_row(str(rung.latents), f"{rung.velocity_flops / 1e9:.3f}", f"{rung.velocity_flops / full:.0%}")
+    return table
+
+
+def _graphs(manifest: Manifest) -> Table:
+    table = Table("graph", "role", "latents", "precision", "kB", title="Graphs", title_justify="left")
+    for graph in manifest.graphs:
+        size = manifest.files[graph.path].bytes / 1e3
+        table.add_row(graph.path, graph.role, str(graph.latents or "any"), graph.precision, f"{size:.0f}")
+    for path in dict.fromkeys(graph.weights for graph in manifest.graphs):
+        table.add_row(path, "weights of all", "", "", f"{manifest.files[path].bytes / 1e3:.0f}")
+    return table

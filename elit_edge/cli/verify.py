@@ -1,0 +1,47 @@
+"""`elit-edge verify`: is this bundle what it says it is?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from elit_edge.bundle import Bundle
+from elit_edge.cli.reporting import say, stages
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Hold the graphs against this checkpoint.")
+@click.option("--config", type=click.Path(path_type=Path), help="JSON with what the checkpoint does not say.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(bundle: Path, checkpoint: Path | None, config: Path | None, as_json: bool) -> None:
+    """Check every byte of BUNDLE against its digest, and every graph against PyTorch on real trajectories.
+
+    Without --checkpoint the torch model takes the bundle's own weights.
+    """
+    from elit_edge.cli.extras import require_export
+
+    require_export()
+    from elit_edge.export.verify import verify
+    from elit_edge.model.bundle_weights import model_of_bundle
+    from elit_edge.model.checkpoint import read_checkpoint
+    from elit_edge.model_config import read_fields
+
+    with stages() as report:
+        report("digests", 0)
+        files = Bundle.open(bundle).files
+        if checkpoint is None:
+            model = model_of_bundle(files, files.manifest.precisions[0])
+        else:
+            model = read_checkpoint(checkpoint, read_fields(config) if config else None).model()
+        found = verify(files, model, lambda share: report("parity", share))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        return
+    worst = found.worst
+    say(
+        f"{bundle}: digests hold; {found.cases} checks of {len(files.manifest.graphs)} graphs hold the gate of "
+        f"{found.gate_db:g} dB; worst {worst.psnr_db:g} dB ({worst.graph}, {worst.latents} latents, t = {worst.t:g})"
+    )

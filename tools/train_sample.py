@@ -29,6 +29,7 @@ def sample_config(class_names: list[str], patch_size: int) -> ModelConfig:
         patch_size=patch_size,
         hidden_size=192,
         num_heads=3,
+        mlp_ratio=4.0,
         head_depth=1,
         core_depth=6,
         tail_depth=1,
@@ -36,6 +37,16 @@ def sample_config(class_names: list[str], patch_size: int) -> ModelConfig:
         num_classes=len(class_names),
         class_names=tuple(class_names),
     )
+
+
+def read_average(state: Path, pictures: Path) -> DiffusionTransformer:
+    """The averaged weights of a run, in a model that is ready to be evaluated."""
+    class_names = EmojiBatches(pictures / "train.npz", 1, 0).class_names
+    average = torch.load(state, map_location="cpu", weights_only=True)["average"]
+    patch_size = round((average["patch.weight"].shape[1] / 3) ** 0.5)
+    model = DiffusionTransformer(sample_config(class_names, patch_size))
+    model.load_state_dict(average)
+    return model.requires_grad_(requires_grad=False).eval()
 
 
 def main() -> None:

@@ -73,9 +73,10 @@ def command(
     else:
         save_png(grid(made.images), output, settings_of(made, opened.manifest), replace=force)
     total = made.condition_ms + sum(made.step_ms)
+    guidance = f"{made.guidance.kind} {made.guidance.scale:g}"
     say(
         f"{output}: {len(made.labels)} pictures, {len(made.latents)} steps {made.solver}, {_span(made.latents)} latents, "
-        f"{made.guidance.kind} {made.guidance.scale:g}, {total:.0f} ms on {session.runtime} {session.precision}"
+        f"{guidance}, {total:.0f} ms on {session.runtime}"
     )
 
 

@@ -28,22 +28,24 @@ def command(bundle: Path, as_json: bool) -> None:
 
 
 def _summary(manifest: Manifest) -> str:
-    model, found, sampler, made = manifest.model, manifest.verification, manifest.sampler, manifest.provenance
+    model, found, sampler, origin = manifest.model, manifest.verification, manifest.sampler, manifest.provenance
     names = ", ".join(model.class_names) if model.class_names else f"{model.num_classes}, unnamed"
     split = f"{model.head_depth}-{model.core_depth}-{model.tail_depth}" if model.is_elastic else str(model.depth)
-    grid = f"{model.groups} groups of {model.latents_per_group} latents" if model.is_elastic else "no latents"
+    grid = f"{model.groups} x {model.latents_per_group} latents" if model.is_elastic else "no latents"
     parity = "not verified"
     if found:
         parity = (
             f"worst {found.worst.psnr_db:g} dB of {found.cases} checks (gate {found.gate_db:g} dB, {found.runtime})"
         )
+    size = f"width {model.hidden_size}, {model.num_heads} heads, {split} blocks, {grid}"
+    versions = f"elit-edge {origin.elit_edge}, torch {origin.torch}"
     lines = {
-        manifest.name: f"{model.architecture}, width {model.hidden_size}, {model.num_heads} heads, blocks {split}, {grid}",
+        manifest.name: f"{model.architecture}, {size}",
         "samples": f"{model.in_channels} x {model.image_size} x {model.image_size} {manifest.sample_space}",
         "classes": names,
         "defaults": f"{sampler.steps} steps {sampler.solver}, {sampler.guidance} {sampler.scale:g}",
         "parity": parity,
-        "source": f"{made.source} (sha256 {made.source_sha256[:12]}…), elit-edge {made.elit_edge}, torch {made.torch}",
+        "source": f"{origin.source} (sha256 {origin.source_sha256[:12]}…), {versions}",
     }
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name:<{width}}{words}" for name, words in lines.items())

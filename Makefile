@@ -1,0 +1,52 @@
+# `make demo` and `make test` set everything up by themselves in .venv; `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+# Linux takes the CPU build of torch: the plain one brings gigabytes of CUDA packages. Where pip's own sources have no
+# CPU build, PyTorch's list of wheels does.
+TORCH := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
+TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
+
+.PHONY: help demo test check format clean
+help:
+	@echo "make demo    export the sample model, verify it, draw every class at every budget (build/demo)"
+	@echo "make test    all tests"
+	@echo "make check   lint, format, types, import directions"
+	@echo "make bench   the figures of docs/benchmarks.md, on this machine"
+	@echo "make format  let ruff rewrite what it can"
+	@echo "make clean   remove .venv and build"
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== setting up .venv (once; a few minutes): pinned packages, a CPU build of torch"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)" || \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --find-links "$(TORCH_WHEELS)" "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[export]"
+	@touch $(READY)
+
+demo: $(READY)
+	@echo "== demo: sample checkpoint -> bundle -> parity gate -> pictures"
+	$(BIN)/elit-edge demo --output build/demo
+
+test: $(READY)
+	@echo "== tests"
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	@echo "== lint, format, types, import directions"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(READY)
+	$(BIN)/python benchmarks/export_and_run.py
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build

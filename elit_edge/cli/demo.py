@@ -50,7 +50,7 @@ def command(output: Path) -> None:
     sheet = captioned_sheet(images.reshape(-1, *images.shape[2:]), names, captions)
     save_png(sheet, sheet_path, settings_of(made[BUDGETS[-1]], exported.manifest), replace=True)
     worst = exported.manifest.verification.worst if exported.manifest.verification else None
-    say(f"bundle  {target}" + (f"  (every graph within {worst.psnr_db:g} dB of PyTorch)" if worst else ""))
+    say(f"bundle  {target}" + (f"  (parity of every graph with PyTorch: at least {worst.psnr_db:g} dB)" if worst else ""))
     say(f"sheet   {sheet_path}  (classes by budgets; milliseconds of a guided step a picture, batch {len(names)})")
     say(f"next    elit-edge generate {target} --label heart --latents 4 --seed 0 -o heart.png")
 

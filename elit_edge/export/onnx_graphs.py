@@ -209,9 +209,12 @@ def take_transposed_weights(model: ir.Model) -> None:
 
 
 def bind_weights(model: ir.Model, tensors: Mapping[str, ir.ExternalTensor]) -> None:
-    """Turn the weight inputs into initializers that lie in the shared file."""
+    """Turn the weight inputs into initializers that lie in the shared file; all initializers in the order of names."""
     graph = model.graph
     for value in [value for value in graph.inputs if value.name in tensors]:
         graph.inputs.remove(value)
         value.const_value = tensors[str(value.name)]
         graph.initializers.add(value)
+    ordered = sorted(graph.initializers.items())
+    graph.initializers.clear()
+    graph.initializers.update(ordered)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from train_sample import read_average
 
 from elit_edge.model.checkpoint import config_json
 from elit_edge.model.published_keys import to_published
+from sample_model import read_average
 
 
 def main() -> None:

@@ -14,39 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from elit_edge.model.training import Recipe, Trainer, initialise
 from elit_edge.model.transformer import DiffusionTransformer
-from elit_edge.model_config import ModelConfig
-from emoji_batches import SIDE, EmojiBatches
+from emoji_batches import EmojiBatches
+from sample_model import draw, read_average, sample_config
 
 SAVE_SECONDS = 120
-
-
-def sample_config(class_names: list[str], patch_size: int) -> ModelConfig:
-    """Patch 4 (4 groups of 16 latents) trains on a CPU; patch 2 (16 groups of 16, the published topology) on a GPU."""
-    return ModelConfig(
-        architecture="elit-sit",
-        image_size=SIDE,
-        in_channels=3,
-        patch_size=patch_size,
-        hidden_size=192,
-        num_heads=3,
-        mlp_ratio=4.0,
-        head_depth=1,
-        core_depth=6,
-        tail_depth=1,
-        group_size=4,
-        num_classes=len(class_names),
-        class_names=tuple(class_names),
-    )
-
-
-def read_average(state: Path, pictures: Path) -> DiffusionTransformer:
-    """The averaged weights of a run, in a model that is ready to be evaluated."""
-    class_names = EmojiBatches(pictures / "train.npz", 1, 0).class_names
-    average = torch.load(state, map_location="cpu", weights_only=True)["average"]
-    patch_size = round((average["patch.weight"].shape[1] / 3) ** 0.5)
-    model = DiffusionTransformer(sample_config(class_names, patch_size))
-    model.load_state_dict(average)
-    return model.requires_grad_(requires_grad=False).eval()
+SHEET_STEPS = 500
+SHEET_BUDGETS = (1, 4, 16)
 
 
 def main() -> None:
@@ -81,6 +54,10 @@ def main() -> None:
             if time.monotonic() - saved > SAVE_SECONDS:
                 trainer.save(state)
                 saved = time.monotonic()
+            if trainer.step % SHEET_STEPS == 0:
+                trainer.save(state)
+                sheet = args.run / f"sheet-{trainer.step:06d}.png"
+                draw(read_average(state, args.pictures), sheet, scale=2.5, seeds=(0, 1), budgets=SHEET_BUDGETS)
     trainer.save(state)
 
 

@@ -49,8 +49,9 @@ def command(output: Path) -> None:
     captions = [f"{latents} latents\n{np.median(made[latents].step_ms) / len(names):.2f} ms" for latents in BUDGETS]
     sheet = captioned_sheet(images.reshape(-1, *images.shape[2:]), names, captions)
     save_png(sheet, sheet_path, settings_of(made[BUDGETS[-1]], exported.manifest), replace=True)
-    worst = exported.manifest.verification.worst if exported.manifest.verification else None
-    say(f"bundle  {target}" + (f"  (parity of every graph with PyTorch: at least {worst.psnr_db:g} dB)" if worst else ""))
+    found = exported.manifest.verification
+    parity = f"  (parity of every graph with PyTorch: at least {found.worst.psnr_db:g} dB)" if found else ""
+    say(f"bundle  {target}{parity}")
     say(f"sheet   {sheet_path}  (classes by budgets; milliseconds of a guided step a picture, batch {len(names)})")
     say(f"next    elit-edge generate {target} --label heart --latents 4 --seed 0 -o heart.png")
 

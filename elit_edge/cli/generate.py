@@ -74,10 +74,8 @@ def command(
         save_png(grid(made.images), output, settings_of(made, opened.manifest), replace=force)
     total = made.condition_ms + sum(made.step_ms)
     guidance = f"{made.guidance.kind} {made.guidance.scale:g}"
-    say(
-        f"{output}: {len(made.labels)} pictures, {len(made.latents)} steps {made.solver}, {_span(made.latents)} latents, "
-        f"{guidance}, {total:.0f} ms on {session.runtime}"
-    )
+    how = f"{len(made.latents)} steps {made.solver}, {_span(made.latents)} latents, {guidance}"
+    say(f"{output}: {len(made.labels)} pictures, {how}, {total:.0f} ms on {session.runtime}")
 
 
 def _check_suffix(output: Path, sample_space: str) -> None:

@@ -6,6 +6,7 @@ A budget is an integer, 1..P latents a group. It is not a speed-up factor: only 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from elit_edge.errors import BudgetError
 from elit_edge.model_config import FREQUENCY_CHANNELS, ModelConfig
@@ -20,7 +21,7 @@ def check_latents(latents: int, config: ModelConfig) -> int:
     Raises:
         BudgetError: it is outside 1..P.
     """
-    if not 1 <= latents <= config.latents_per_group:
+    if not isinstance(latents, Integral) or not 1 <= latents <= config.latents_per_group:
         raise BudgetError(f"latents = {latents}: this model keeps 1 to {config.latents_per_group} latents a group")
     return latents
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from elit_edge.bundle_files import BundleFiles
-from elit_edge.errors import BundleError
+from elit_edge.bundle_files import DAMAGED, BundleFiles
+from elit_edge.errors import BundleError, RequestError
 from elit_edge.manifest import Manifest
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
@@ -43,10 +43,15 @@ class Bundle:
             A session, to be used as a context manager.
 
         Raises:
+            RequestError: `threads` is less than 1.
             RuntimeUnavailable: the runtime is not ready here; the message holds the remedy.
             BundleError: the bundle has no graphs of that precision, or the runtime refuses them.
         """
+        if threads is not None and threads < 1:
+            raise RequestError(f"threads = {threads}: at least 1, or None to leave it to the runtime")
         available = self.manifest.precisions
+        if not available:
+            raise BundleError(f"bundle {self.manifest.name} has no graphs; {DAMAGED}")
         if precision is not None and precision not in available:
             raise BundleError(f"bundle {self.manifest.name} has no {precision} graphs; it has: {', '.join(available)}")
         return choose(runtime).prepare(self.files, precision or available[0], threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -37,9 +38,9 @@ class BundleFiles:
             raise BundleError(f"no bundle at {folder}: expected a folder made by `elit-edge export`")
         manifest_path = folder / MANIFEST_FILE
         if not manifest_path.is_file():
-            raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
+            raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}; {DAMAGED}")
         if manifest_path.stat().st_size > MANIFEST_LIMIT_BYTES:
-            raise BundleError(f"{manifest_path} is larger than any manifest")
+            raise BundleError(f"{manifest_path} is larger than any manifest; {DAMAGED}")
         files = cls(folder, decode(manifest_path.read_bytes(), str(manifest_path)))
         files._check_paths()
         files._check_graphs()
@@ -58,14 +59,14 @@ class BundleFiles:
         for name in self.manifest.files:
             pure = PurePosixPath(name)
             if pure.is_absolute() or ".." in pure.parts or "\\" in name or str(pure) != name:
-                raise BundleError(f"{self.folder}: the manifest names {name!r}, which leads outside the bundle")
+                raise BundleError(f"{self.folder}: the manifest names {name!r}, no plain path inside it; {DAMAGED}")
         found: set[str] = set()
         for parent, folders, names in os.walk(self.folder):
             for entry in folders + names:
                 path = Path(parent, entry)
                 info = path.lstat()
                 if not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):
-                    raise BundleError(f"{path} is a link or a special file; a bundle holds plain files alone")
+                    raise BundleError(f"{path} is a link or a special file, and no bundle holds one; {DAMAGED}")
             found.update(Path(parent, name).relative_to(self.folder).as_posix() for name in names)
         wanted = set(self.manifest.files) | {MANIFEST_FILE}
         if found != wanted:
@@ -111,7 +112,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         raise BundleError(f"{target} exists; choose another name, or --force to replace it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for debris in target.parent.glob(f".{target.name}.part-*"):
+        for debris in target.parent.glob(f".{glob.escape(target.name)}.part-*"):
             shutil.rmtree(debris, ignore_errors=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
     except OSError as error:
@@ -124,8 +125,13 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
             target.replace(old / target.name)
-            stage.replace(target)
-            shutil.rmtree(old)
+            try:
+                stage.replace(target)
+            except BaseException:
+                (old / target.name).replace(target)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             stage.replace(target)
         _flush(target.parent)

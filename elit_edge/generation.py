@@ -168,11 +168,13 @@ def _budgets(manifest: Manifest, steps: int | None, latents: int | Sequence[int]
         budgets = tuple(latents)
     else:
         count = manifest.sampler.steps if steps is None else steps
+        if count < 1:
+            raise RequestError(f"steps = {count}: at least one step is needed")
         budgets = (manifest.latents_per_group if latents is None else latents,) * count
     for budget in budgets:
         manifest.check_latents(budget)
     if not budgets:
-        raise RequestError("steps = 0: at least one step is needed")
+        raise RequestError("no budgets: at least one step is needed")
     return budgets
 
 

@@ -5,12 +5,14 @@ docs/bundle-format.md explains the fields; docs/bundle-manifest.schema.json is g
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from typing import Annotated, Literal
 
 import msgspec
 
 from elit_edge.budget import check_latents
-from elit_edge.errors import BundleError, RequestError
+from elit_edge.errors import BundleError, ConfigError, RequestError
 from elit_edge.model_config import Count, ModelConfig, Positive
 from elit_edge.sampling import GuidanceKind, Solver
 
@@ -162,17 +164,21 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         names = self.model.class_names or ()
         if isinstance(wanted, str) and wanted in names:
             return names.index(wanted)
-        if isinstance(wanted, int) or wanted.isdecimal():
-            number = int(wanted)
-            if 0 <= number < self.model.num_classes:
-                return number
+        number = -1
+        with contextlib.suppress(TypeError, ValueError):  # neither, or a number of thousands of digits
+            if not isinstance(wanted, str):
+                number = operator.index(wanted)
+            elif wanted.isdecimal():
+                number = int(wanted)
+        if 0 <= number < self.model.num_classes:
+            return number
         known = f"one of: {', '.join(names)}; or a" if names else "a"
         raise RequestError(f"unknown label {wanted!r}; give {known} number from 0 to {self.model.num_classes - 1}")
 
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as it stands in the bundle: indented JSON, the same bytes for the same content."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
 
 
 def decode(data: bytes, source: str) -> Manifest:
@@ -186,8 +192,8 @@ def decode(data: bytes, source: str) -> Manifest:
         found = msgspec.json.decode(version) if version is not None else None
         if found != SCHEMA_VERSION:
             raise BundleError(
-                f"{source}: schema version {found}, this elit-edge reads {SCHEMA_VERSION}; export the bundle again"
+                f"{source}: schema version {found!r}, this elit-edge reads {SCHEMA_VERSION}; export the bundle again"
             )
         return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
         raise BundleError(f"{source} is no bundle manifest: {error}; export the bundle again") from error

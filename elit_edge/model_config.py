@@ -56,6 +56,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             (side % patch != 0, f"image_size {side} is not a multiple of patch_size {patch}"),
             ((side // patch) % group != 0, f"{side // patch} tokens a side do not divide into groups of {group}"),
             (self.hidden_size % self.num_heads != 0, f"hidden_size {self.hidden_size} / num_heads {self.num_heads}"),
+            (self.hidden_size % 4 != 0, f"hidden_size {self.hidden_size} is not a multiple of 4, as positions need"),
+            (self.mlp_hidden_size < 1, f"mlp_ratio {self.mlp_ratio} leaves no MLP of hidden_size {self.hidden_size}"),
             (elit and self.core_depth < 1, "an elit-sit needs core_depth >= 1"),
             (self.depth < 1, "a model needs at least one block"),
             (

@@ -6,6 +6,8 @@ Box-Muller transform the normal numbers. numpy's own normal generator may change
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,8 +22,12 @@ class NoiseStream:
 
     def __init__(self, seed: int, count: int) -> None:
         """`seed` in 0 .. 2^64 - 1; `count` pictures."""
-        if not 0 <= seed < SEED_LIMIT:
-            raise RequestError(f"seed {seed}: must be in 0 .. 2^64 - 1")
+        try:
+            whole = operator.index(seed)
+        except TypeError:
+            whole = -1
+        if not 0 <= whole < SEED_LIMIT:
+            raise RequestError(f"seed {seed}: must be a whole number in 0 .. 2^64 - 1")
         self._streams = [np.random.Philox(key=np.array([seed, i], np.uint64)) for i in range(count)]
 
     def draw(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:

@@ -37,3 +37,11 @@ def tiny_bundle_path(tiny_checkpoint, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("bundles") / "tiny.elit"
     export(tiny_checkpoint, target)
     return target
+
+
+@pytest.fixture(autouse=True, scope="session")
+def single_thread():
+    """Small products stall when several threads share few cores, and sums keep their order with one."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from elit_edge.bundle_files import BundleFiles
@@ -19,7 +20,10 @@ def model_of_bundle(files: BundleFiles, precision: str) -> DiffusionTransformer:
         BundleError: the weights are not those of the manifest's model.
     """
     path = files.path(files.manifest.graph("velocity", precision).weights)
-    stored = {name: tensor.float() for name, tensor in load_file(path).items()}
+    try:
+        stored = {name: tensor.float() for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise BundleError(f"{path} holds no weights: {error}; export the bundle again") from error
     state = {
         name.removesuffix(TRANSPOSED): tensor.t() if name.endswith(TRANSPOSED) else tensor
         for name, tensor in stored.items()
@@ -29,5 +33,5 @@ def model_of_bundle(files: BundleFiles, precision: str) -> DiffusionTransformer:
     try:
         model.load_state_dict(own)
     except RuntimeError as error:
-        raise BundleError(f"{path} does not hold the weights of this model: {error}") from error
+        raise BundleError(f"{path} does not hold the weights of this model: {error}; export it again") from error
     return model.requires_grad_(False).eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import zipfile
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from elit_edge.errors import CheckpointError
-from elit_edge.model.published_facts import Facts, facts_of_args, facts_of_weights
-from elit_edge.model.published_keys import translate
+from elit_edge.model.published_facts import Facts, completed, facts_of_args, facts_of_weights, is_elastic
+from elit_edge.model.published_keys import IGNORED_PREFIXES, LATENT_TABLE, to_published, translate
 from elit_edge.model.transformer import DiffusionTransformer, constants
 from elit_edge.model_config import ModelConfig, decode_fields
 
 CONFIG_KEY = "config"
 """Where a safetensors file may carry its config, as JSON, in its metadata."""
+
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+"""What the unpickler met, in its message."""
 
 ASK = {
     "num_heads": "attention heads",
@@ -66,8 +69,11 @@ def read_checkpoint(path: Path, stated: Mapping[str, Any] | None = None) -> Chec
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
-    with path.open("rb") as stream:
-        start = stream.read(16)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(16)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if start[:2] == b"PK":
         weights, facts = _read_pickle(path)
     elif start[8:9] == b"{":
@@ -79,9 +85,8 @@ def read_checkpoint(path: Path, stated: Mapping[str, Any] | None = None) -> Chec
         )
     facts = facts_of_weights(weights, str(path)).merged(facts)
     found = _agreed_config(facts, stated or {}, path)
-    own = translate(weights, found, str(path))
-    _check_shapes(own, found, path)
-    return Checkpoint(path, found, own, facts.trained_latents(found))
+    _check_weights(weights, found, path)
+    return Checkpoint(path, found, translate(weights, found, str(path)), facts.trained_latents(found))
 
 
 def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
@@ -89,12 +94,12 @@ def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        found = GLOBAL.search(str(error))
         raise CheckpointError(
-            f"{path} holds more than tensors and settings, and was not opened, since a pickle can run code ({reason}); "
-            "ask its author for safetensors"
+            f"{path} holds more than tensors and settings{f': {found[1]}' if found else ''}, and was not opened, "
+            "since a pickle can run code; ask its author for safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # a damaged pickle makes the unpickler raise whatever it meets
         raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); download it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not the dict of a checkpoint")
@@ -107,7 +112,7 @@ def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
         raise CheckpointError(f"{path}: 'ema' holds {strangers[0]!r}, which is no named tensor")
     args = content.get("args")
     named = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
-    return weights, facts_of_args(named, str(path))
+    return weights, facts_of_args(named, str(path), elastic=is_elastic(weights))
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
@@ -125,11 +130,12 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
 
 def _agreed_config(facts: Facts, stated: Mapping[str, Any], path: Path) -> ModelConfig:
     """The file's facts and the config's, which must not contradict each other."""
-    fields = dict(facts.fields)
+    fields = {name: value for name, value in facts.fields.items() if value is not None}
     for name, value in stated.items():
         known = fields.setdefault(name, value)
-        if known != value:
+        if known != (list(value) if isinstance(known, list) and isinstance(value, tuple) else value):
             raise CheckpointError(f"{path} says {name} = {known!r}, the config says {value!r}; correct the config")
+    fields = completed(fields, facts.depth)
     missing = [name for name in ModelConfig.required_fields() if name not in fields]
     if missing:
         wanted = ", ".join(f"{name} ({ASK[name]})" if name in ASK else name for name in missing)
@@ -137,10 +143,13 @@ def _agreed_config(facts: Facts, stated: Mapping[str, Any], path: Path) -> Model
     return ModelConfig.from_fields(fields, str(path))
 
 
-def _check_shapes(own: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
+def _check_weights(weights: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
+    """Names and shapes, as the file has them."""
+    given = {name: list(tensor.shape) for name, tensor in weights.items() if not name.startswith(IGNORED_PREFIXES)}
     with torch.device("meta"):
-        wanted = DiffusionTransformer(config).state_dict()
-    missing, foreign = sorted(wanted.keys() - own.keys()), sorted(own.keys() - wanted.keys())
+        model = DiffusionTransformer(config)
+        wanted = {name: list(tensor.shape) for name, tensor in to_published(model.state_dict(), config)}
+    missing, foreign = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or foreign:
         faults = [
             f"{what} {names[0]} and {len(names) - 1} more"
@@ -148,11 +157,10 @@ def _check_shapes(own: Mapping[str, Tensor], config: ModelConfig, path: Path) ->
             if names
         ]
         raise CheckpointError(f"{path} is no {config.architecture} of this config: it {' and '.join(faults)}")
-    for name, tensor in own.items():
-        if tensor.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {list(tensor.shape)}, the config needs {list(wanted[name].shape)}"
-            )
+    for name, shape in given.items():
+        used = [min(shape[0], wanted[name][0]), *shape[1:]] if name == LATENT_TABLE and shape else shape
+        if used != wanted[name]:
+            raise CheckpointError(f"{path}: {name} has shape {shape}, the config needs {wanted[name]}")
 
 
 def _first_line(error: Exception) -> str:

@@ -22,6 +22,9 @@ PUBLISHED_NAME = re.compile(r"(ELIT-)?SiT-(S|B|L|XL)/\d+")
 SUPPORTED_ARGS = {"qk_norm": False, "elit_read_depth": 1, "elit_write_depth": 1, "path_type": "linear"}
 """What this package computes; a checkpoint trained otherwise is refused."""
 
+SPLIT = ("head_depth", "core_depth", "tail_depth")
+BLOCK_NUMBER = re.compile(r"blocks\.(\d+)\.")
+
 VAE_FACTOR = 8
 """Image pixels a side to latent pixels a side in the published latent-space models."""
 LATENT_CHANNELS = 4
@@ -33,6 +36,8 @@ class Facts:
 
     source: str
     fields: Mapping[str, Any]
+    depth: int | None = None
+    """Blocks in all, where the weights show them."""
     resolution: int | None = None
     least_fraction: float | None = None
 
@@ -48,9 +53,10 @@ class Facts:
                     f"{self.source} contradicts itself: its weights say {name} = {self.fields[name]!r}, "
                     f"its settings {other.fields[name]!r}"
                 )
-        merged = Facts(self.source, {**self.fields, **other.fields}, other.resolution, other.least_fraction)
+        fields = completed({**self.fields, **other.fields}, self.depth)
+        merged = Facts(self.source, fields, self.depth, other.resolution, other.least_fraction)
         merged._check_resolution()
-        return merged._completed()
+        return merged
 
     def _check_resolution(self) -> None:
         side = self.fields["image_size"]
@@ -63,20 +69,27 @@ class Facts:
                 f"its settings a resolution of {self.resolution} pixels"
             )
 
-    def _completed(self) -> Facts:
-        """Split of the blocks: a plain SiT is all head; an ELIT's core is what head and tail leave."""
-        fields = dict(self.fields)
-        depth = fields.pop("depth")
-        if fields["architecture"] == "sit":
-            fields.setdefault("head_depth", depth)
-            fields.update(core_depth=0, tail_depth=0, group_size=1)
-        elif "head_depth" in fields and "tail_depth" in fields:
-            fields.setdefault("core_depth", depth - fields["head_depth"] - fields["tail_depth"])
-        return Facts(self.source, fields, self.resolution, self.least_fraction)
-
     def trained_latents(self, config: ModelConfig) -> int:
         least = (self.least_fraction or 0.0) * config.latents_per_group
         return max(1, int(least + FRACTION_SLACK))
+
+
+def completed(fields: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
+    """Split of the blocks: a plain SiT is all head; of an ELIT's three parts one follows from the other two."""
+    if depth is None:
+        return dict(fields)
+    if fields["architecture"] == "sit":
+        return {"head_depth": depth, **fields, "core_depth": 0, "tail_depth": 0, "group_size": 1}
+    known = {name: fields[name] for name in SPLIT if name in fields}
+    unknown = [name for name in SPLIT if name not in known]
+    if len(unknown) == 1 and all(isinstance(value, int) for value in known.values()):
+        return {**fields, unknown[0]: depth - sum(known.values())}
+    return dict(fields)
+
+
+def is_elastic(weights: Mapping[str, Tensor]) -> bool:
+    """Whether the weights are an ELIT's, which has a Read."""
+    return any(name.startswith(READ) for name in weights)
 
 
 def facts_of_weights(weights: Mapping[str, Tensor], source: str) -> Facts:
@@ -90,45 +103,50 @@ def facts_of_weights(weights: Mapping[str, Tensor], source: str) -> Facts:
         tokens = weights["pos_embed"].shape[-2]
         mlp_hidden = weights["blocks.0.mlp.fc1.weight"].shape[0]
         labels = weights["y_embedder.embedding_table.weight"].shape[0]
-    except (KeyError, ValueError) as error:
+        queries = weights.get(READ + "learned_query_embed")
+        latents = None if queries is None else queries.shape[-2]
+        mlp_ratio = mlp_hidden / width
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{source} holds no ELIT-SiT or SiT model: {error} is missing or misshapen; "
             "other architectures are not supported"
         ) from error
     fields: dict[str, Any] = {
-        "architecture": "elit-sit" if any(name.startswith(READ) for name in weights) else "sit",
+        "architecture": "elit-sit" if is_elastic(weights) else "sit",
         "in_channels": channels,
         "patch_size": patch,
         "hidden_size": width,
         "image_size": math.isqrt(tokens) * patch,
-        "mlp_ratio": mlp_hidden / width,
+        "mlp_ratio": mlp_ratio,
         "num_classes": labels - 1,
-        "depth": 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),
     }
-    queries = weights.get(READ + "learned_query_embed")
-    if queries is not None:
-        fields["group_size"] = math.isqrt(queries.shape[-2])
-    return Facts(source, fields)
+    if latents is not None:
+        fields["group_size"] = math.isqrt(latents)
+    numbers = [int(match[1]) for match in map(BLOCK_NUMBER.match, weights) if match]
+    return Facts(source, fields, depth=1 + max(numbers))
 
 
-def facts_of_args(args: Mapping[str, Any], source: str) -> Facts:
-    """What the training arguments say.
+def facts_of_args(args: Mapping[str, Any], source: str, *, elastic: bool) -> Facts:
+    """What the training arguments say; those of a plain SiT hold the defaults of an ELIT's too, which mean nothing.
 
     Raises:
-        CheckpointError: the model was trained in a way that is not supported.
+        CheckpointError: the model was trained in a way that is not supported, or a number is none.
     """
     for name, supported in SUPPORTED_ARGS.items():
         if str(args.get(name, supported)).lower() != str(supported).lower():
             raise CheckpointError(f"{source} was trained with {name} = {args[name]!r}; only {supported!r} is supported")
-    names = {"encoder_depth": "head_depth", "elit_group_size": "group_size", "num_classes": "num_classes"}
+    names = {"num_classes": "num_classes"}
+    if elastic:
+        names |= {"encoder_depth": "head_depth", "elit_group_size": "group_size"}
+    for name in (*names, "resolution", "elit_max_mask_prob"):
+        if not isinstance(args.get(name), int | float | None):
+            raise CheckpointError(f"{source}: its settings say {name} = {args[name]!r}, which is no number")
     fields = {field: args[name] for name, field in names.items() if args.get(name) is not None}
     published = PUBLISHED_NAME.fullmatch(str(args.get("model", "")))
     if published:
         fields["num_heads"] = PUBLISHED_HEADS[published[2]]
-        if published[1]:
+        if elastic and published[1]:
             fields["tail_depth"] = PUBLISHED_TAIL_DEPTH[published[2]]
-    if published and not published[1]:
-        fields = {name: value for name, value in fields.items() if name not in ("head_depth", "group_size")}
     dropped = args.get("elit_max_mask_prob")
     least = None if dropped is None else 1 - float(dropped)
-    return Facts(source, fields, args.get("resolution"), least)
+    return Facts(source, fields, resolution=args.get("resolution"), least_fraction=least)

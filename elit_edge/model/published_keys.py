@@ -18,6 +18,8 @@ from elit_edge.model_config import ModelConfig
 
 READ = "input_token_editor.adapters.0."
 WRITE = "output_token_editor.adapters.0."
+LATENT_TABLE = READ + "latent_pos_embed"
+"""Made for the largest grid; a model takes as many rows as it has tokens."""
 IGNORED_PREFIXES = ("projectors.",)
 """REPA's training heads: no part of the velocity."""
 
@@ -26,7 +28,7 @@ _PREFIXES = {
     READ + "fit_layer.read_ff.0.": "read.mlp.",
     READ + "fit_layer.adaLN_modulation.1.": "read.modulation.",
     READ + "learned_query_embed": "read.queries",
-    READ + "latent_pos_embed": "read.latent_position",
+    LATENT_TABLE: "read.latent_position",
     READ + "pos_embed": "read.position",
     WRITE + "patches_attend_to_latents.0.": "write.attn.",
     WRITE + "write_ff.0.": "write.mlp.",

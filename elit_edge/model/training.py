@@ -45,7 +45,7 @@ class Recipe:
     seed: int = 0
 
     def learning_rate_at(self, step: int) -> float:
-        rise = min(1.0, (step + 1) / self.warmup)
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
         fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
         return self.learning_rate * rise * max(0.0, fall)
 
@@ -171,16 +171,17 @@ class Trainer:
         Raises:
             CheckpointError: the file is not one of this model's runs.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
         try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.average = state["average"]
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.step = state["step"]
-        except (KeyError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a damaged or foreign file makes torch raise whatever it meets
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
-                f"{path} is no run of this model ({error}); start afresh in another folder"
+                f"{path} is no run of this model ({reason}); start afresh in another folder"
             ) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,6 +36,17 @@ class Missing:
 
     reason: str
     remedy: str
+
+
+def library_state(package: str, remedy: str) -> Ready | Missing:
+    """Whether an import package is there, whatever distribution brought it (onnxruntime-gpu, for example)."""
+    if importlib.util.find_spec(package) is None:
+        return Missing(f"the package {package} is not installed", remedy)
+    try:
+        return Ready(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        names = importlib.metadata.packages_distributions().get(package, [])
+        return Ready(importlib.metadata.version(names[0]) if names else "of unknown version")
 
 
 class Session(ABC):

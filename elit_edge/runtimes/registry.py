@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from functools import cache
 
 from elit_edge import runtimes
+from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import RuntimeUnavailable
-from elit_edge.runtimes.contract import Missing, Ready, Runtime
+from elit_edge.runtimes.contract import Missing, Ready, Runtime, Session
 
 ENTRY_POINTS = "elit_edge.runtimes"
 PREFERENCE = ("onnxruntime", "reference")
@@ -26,8 +27,31 @@ def all_runtimes() -> Mapping[str, Runtime]:
             runtime: Runtime = importlib.import_module(module.name).RUNTIME
             found[runtime.name] = runtime
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        found[point.name] = point.load()
+        found[point.name] = _load(point)
     return found
+
+
+def _load(point: importlib.metadata.EntryPoint) -> Runtime:
+    try:
+        runtime: Runtime = point.load()
+    except Exception as error:  # noqa: BLE001 - whatever the module of a stranger raises
+        return _Unloadable(point, error)
+    return runtime
+
+
+class _Unloadable:
+    """Stands for an entry point whose module raises, so that it harms no other runtime."""
+
+    def __init__(self, point: importlib.metadata.EntryPoint, error: Exception) -> None:
+        self.name = point.name
+        owner = point.dist.name if point.dist is not None else point.value
+        self._state = Missing(f"{point.value} cannot be loaded: {error}", f"update or uninstall {owner}")
+
+    def check(self) -> Ready | Missing:
+        return self._state
+
+    def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:  # noqa: ARG002
+        raise RuntimeUnavailable(f"runtime {self.name} is not ready here: {_words(self._state)}")
 
 
 def choose(name: str) -> Runtime:

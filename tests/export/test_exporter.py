@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import pytest
 
@@ -15,10 +14,12 @@ def bytes_of(folder):
     return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(tiny_checkpoint, tiny_bundle_path, tmp_path):
+def test_the_same_checkpoint_gives_the_same_bytes(micro_checkpoint, tmp_path):
     """Traced afresh, in another folder, under the same name."""
-    export(tiny_checkpoint, tmp_path / tiny_bundle_path.name)
-    assert bytes_of(tmp_path / tiny_bundle_path.name) == bytes_of(tiny_bundle_path)
+    once, again = tmp_path / "a" / "micro.elit", tmp_path / "b" / "micro.elit"
+    export(micro_checkpoint, once)
+    export(micro_checkpoint, again)
+    assert bytes_of(once) == bytes_of(again)
 
 
 def test_all_budgets_take_hardly_more_room_than_one(tiny_bundle_path):
@@ -44,24 +45,23 @@ def test_a_bundle_that_is_up_to_date_is_left_alone(tiny_checkpoint, tiny_bundle_
     assert {path: path.stat().st_mtime_ns for path in tiny_bundle_path.rglob("*")} == before
 
 
-def test_another_bundle_in_the_place_is_refused_unless_forced(tiny_checkpoint, quick_trace, tmp_path):
+def test_another_bundle_in_the_place_is_refused_unless_forced(micro_checkpoint, quick_trace, tmp_path):
     target = tmp_path / "model.elit"
-    short = replace(tiny_checkpoint, trained_latents=16)
-    export(short, target, check=False)
+    export(micro_checkpoint, target, check=False)
     with pytest.raises(BundleError, match="--force"):
-        export(short, target)
-    assert export(short, target, force=True).fresh
+        export(micro_checkpoint, target)
+    assert export(micro_checkpoint, target, force=True).fresh
     assert BundleFiles.open(target).manifest.verification is not None
 
 
-def test_a_bundle_without_the_gate_says_so(short_checkpoint, quick_trace, tmp_path):
-    export(short_checkpoint, tmp_path / "unchecked.elit", check=False)
+def test_a_bundle_without_the_gate_says_so(micro_checkpoint, quick_trace, tmp_path):
+    export(micro_checkpoint, tmp_path / "unchecked.elit", check=False)
     assert Bundle.open(tmp_path / "unchecked.elit").manifest.verification is None
 
 
-def test_an_export_that_fails_late_leaves_the_bundle_before_it(short_checkpoint, quick_trace, tmp_path):
+def test_an_export_that_fails_late_leaves_the_bundle_before_it(micro_checkpoint, quick_trace, tmp_path):
     target = tmp_path / "model.elit"
-    export(short_checkpoint, target, check=False)
+    export(micro_checkpoint, target, check=False)
     before = bytes_of(target)
 
     def stop(stage, _share):
@@ -69,14 +69,14 @@ def test_an_export_that_fails_late_leaves_the_bundle_before_it(short_checkpoint,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(short_checkpoint, target, force=True, check=False, report=stop)
+        export(micro_checkpoint, target, force=True, check=False, report=stop)
     assert bytes_of(target) == before
     assert [path.name for path in tmp_path.iterdir()] == ["model.elit"]
 
 
-def test_progress_names_the_stages_and_rises_within_each(short_checkpoint, quick_trace, tmp_path):
+def test_progress_names_the_stages_and_rises_within_each(micro_checkpoint, quick_trace, tmp_path):
     told = []
-    export(short_checkpoint, tmp_path / "model.elit", report=lambda stage, share: told.append((stage, share)))
+    export(micro_checkpoint, tmp_path / "model.elit", report=lambda stage, share: told.append((stage, share)))
     assert list(dict.fromkeys(stage for stage, _ in told)) == [
         "digest",
         "trace",

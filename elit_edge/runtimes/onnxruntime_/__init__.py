@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-
 from elit_edge.bundle_files import BundleFiles
-from elit_edge.runtimes.contract import Missing, Ready, Session
+from elit_edge.runtimes.contract import Missing, Ready, Session, library_state
 
 
 class OnnxRuntime:
@@ -15,9 +12,7 @@ class OnnxRuntime:
     name = "onnxruntime"
 
     def check(self) -> Ready | Missing:
-        if importlib.util.find_spec("onnxruntime") is None:
-            return Missing("the package onnxruntime is not installed", "pip install onnxruntime")
-        return Ready(importlib.metadata.version("onnxruntime"))
+        return library_state("onnxruntime", "pip install onnxruntime")
 
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         from elit_edge.runtimes.onnxruntime_.session import OnnxRuntimeSession

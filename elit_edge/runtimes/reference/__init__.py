@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-
 from elit_edge.bundle_files import BundleFiles
-from elit_edge.runtimes.contract import Missing, Ready, Session
+from elit_edge.runtimes.contract import Missing, Ready, Session, library_state
 
 
 class Reference:
@@ -15,9 +12,7 @@ class Reference:
     name = "reference"
 
     def check(self) -> Ready | Missing:
-        if importlib.util.find_spec("torch") is None:
-            return Missing("the package torch is not installed", "pip install elit-edge[export]")
-        return Ready(importlib.metadata.version("torch"))
+        return library_state("torch", "pip install elit-edge[export]")
 
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         from elit_edge.runtimes.reference.session import ReferenceSession

@@ -466,7 +466,9 @@ def test_debris_of_a_killed_run_is_cleaned_by_the_next_and_nothing_else_is(targe
 
 
 STAGE_AND_WAIT = dedent("""
-    import sys, time
+    import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # even where this test run ignores it
+import sys, time
     from pathlib import Path
     from elit_edge.bundle_files import staged_folder
     with staged_folder(Path(sys.argv[1]), replace=True) as stage:

@@ -108,13 +108,12 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     Raises:
         BundleError: `target` exists and is not to be replaced, or its place cannot be written.
     """
-    if target.exists() and not replace:
-        raise BundleError(f"{target} exists; choose another name, or --force to replace it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for debris in target.parent.glob(f".{glob.escape(target.name)}.part-*"):
-            shutil.rmtree(debris, ignore_errors=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
+        _clear_debris(target)
+        if target.exists() and not replace:
+            raise BundleError(f"{target} exists; choose another name, or --force to replace it")
+        stage = _sibling(target, "part")
     except OSError as error:
         raise BundleError(f"cannot write to {target.parent}: {error.strerror}") from error
     try:
@@ -123,21 +122,54 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
             _flush(path)
         stage.chmod(0o755)
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.part-", dir=target.parent))
-            target.replace(old / target.name)
-            try:
-                stage.replace(target)
-            except BaseException:
-                (old / target.name).replace(target)
-                raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
+            _swap(stage, target)
         else:
             stage.replace(target)
         _flush(target.parent)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
+
+
+def _sibling(target: Path, kind: str) -> Path:
+    """A fresh hidden folder beside `target`, whose name tells which process made it."""
+    return Path(tempfile.mkdtemp(prefix=f".{target.name}.{kind}-{os.getpid()}-", dir=target.parent))
+
+
+def _swap(stage: Path, target: Path) -> None:
+    """Put `stage` in the place of `target`; whatever interrupts this, one of the two stands there in the end."""
+    old = _sibling(target, "old")
+    target.replace(old / target.name)
+    try:
+        stage.replace(target)
+    except BaseException:
+        (old / target.name).replace(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_debris(target: Path) -> None:
+    """Remove what killed runs left; a bundle that one of them had set aside goes back to its place."""
+    for debris in target.parent.glob(f".{glob.escape(target.name)}.*-*-*"):
+        kind, pid = debris.name.removeprefix(f".{target.name}.").split("-")[:2]
+        if kind not in ("part", "old") or not pid.isdecimal() or _is_running(int(pid)):
+            continue
+        if kind == "old" and (debris / target.name).exists() and not target.exists():
+            (debris / target.name).replace(target)
+        shutil.rmtree(debris, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -451,13 +451,36 @@ def test_what_is_to_be_replaced_need_not_be_there(target):
     assert holds(target, "new")
 
 
+def ended_process():
+    """The number of a process that is no more."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_a_bundle_that_a_killed_run_had_set_aside_comes_back(target):
+    aside = target.parent / f".{target.name}.old-{ended_process()}-abc123"
+    (aside / target.name).mkdir(parents=True)
+    fill(aside / target.name)
+    with pytest.raises(BundleError, match="--force"), staged_folder(target, replace=False):
+        pass
+    assert holds(target, "new")
+    assert names(target.parent) == [target.name]
+
+
 @pytest.mark.parametrize("name", ["new.elit", "with space.elit", "a[1]*.elit"])
 def test_debris_of_a_killed_run_is_cleaned_by_the_next_and_nothing_else_is(target, name):
     target = target.with_name(name)
-    debris = target.parent / f".{name}.part-abc123"
+    debris = target.parent / f".{name}.part-{ended_process()}-abc123"
     debris.mkdir(parents=True)
     (debris / "half").write_text("x")
-    others = [".other.elit.part-abc123", "other.elit", f"{name}.part-notes", f".{name}"]
+    others = [
+        ".other.elit.part-1-abc123",
+        f".{name}.part-{os.getppid()}-abc123",
+        "other.elit",
+        f"{name}.part-notes",
+        f".{name}",
+    ]
     for other in others:
         (target.parent / other).mkdir()
     with staged_folder(target, replace=False) as stage:
@@ -467,8 +490,8 @@ def test_debris_of_a_killed_run_is_cleaned_by_the_next_and_nothing_else_is(targe
 
 STAGE_AND_WAIT = dedent("""
     import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # even where this test run ignores it
-import sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # even where this test run ignores it
+    import sys, time
     from pathlib import Path
     from elit_edge.bundle_files import staged_folder
     with staged_folder(Path(sys.argv[1]), replace=True) as stage:

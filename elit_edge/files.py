@@ -40,7 +40,11 @@ def refuse_existing(path: Path, *, replace: bool) -> None:
     """Ask before the work rather than after it.
 
     Raises:
-        RequestError: `path` exists and is not to be replaced.
+        RequestError: `path` exists and is not to be replaced, or can be no name of a file.
     """
-    if path.exists() and not replace:
+    try:
+        taken = path.exists()
+    except OSError as error:
+        raise RequestError(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
+    if taken and not replace:
         raise RequestError(f"{path} exists; choose another name, or --force to replace it")

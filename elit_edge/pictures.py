@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -95,5 +96,7 @@ def save_samples(samples: np.ndarray[Any, Any], path: Path, *, replace: bool) ->
     Raises:
         RequestError: `path` exists and is not to be replaced, or cannot be written.
     """
+    npy = io.BytesIO()  # numpy's own writing to a file hides the reason of a failure
+    np.save(npy, samples.astype(np.float32))
     with appearing_file(path, replace=replace) as file:
-        np.save(file, samples.astype(np.float32))
+        file.write(npy.getbuffer())

@@ -208,7 +208,6 @@ def test_what_exists_is_replaced_only_on_demand(write, tmp_path):
         write_png,
         pytest.param(
             write_npy,
-            marks=pytest.mark.xfail(strict=True, reason="numpy's tofile hides errno: the message says 'None'"),
         ),
     ],
 )

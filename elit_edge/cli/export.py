@@ -23,13 +23,11 @@ def command(checkpoint: Path, output: Path, config: Path | None, no_verify: bool
     from elit_edge.cli.extras import require_export
 
     require_export()
+    from elit_edge.cli.sources import read_source
     from elit_edge.export.exporter import export
-    from elit_edge.model.checkpoint import read_checkpoint
-    from elit_edge.model_config import read_fields
 
     with stages() as report:
-        source = read_checkpoint(checkpoint, read_fields(config) if config else None)
-        exported = export(source, output, force=force, check=not no_verify, report=report)
+        exported = export(read_source(checkpoint, config), output, force=force, check=not no_verify, report=report)
     manifest = exported.manifest
     if not exported.fresh:
         say(f"{output} is up to date")

@@ -22,7 +22,7 @@ def command(bundle: Path, as_json: bool) -> None:
         click.echo(encode(manifest).decode(), nl=False)
         return
     console = Console()
-    console.print(_summary(manifest), highlight=False)
+    console.print(_summary(manifest), highlight=False, markup=False, soft_wrap=True)
     console.print(_budgets(manifest))
     console.print(_graphs(manifest))
 

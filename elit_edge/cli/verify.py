@@ -9,6 +9,7 @@ import msgspec
 
 from elit_edge.bundle import Bundle
 from elit_edge.cli.reporting import say, stages
+from elit_edge.errors import CheckpointError
 
 
 @click.command()
@@ -24,10 +25,9 @@ def command(bundle: Path, checkpoint: Path | None, config: Path | None, as_json:
     from elit_edge.cli.extras import require_export
 
     require_export()
+    from elit_edge.cli.sources import read_source
     from elit_edge.export.verify import verify
     from elit_edge.model.bundle_weights import model_of_bundle
-    from elit_edge.model.checkpoint import read_checkpoint
-    from elit_edge.model_config import read_fields
 
     with stages() as report:
         report("digests", 0)
@@ -35,7 +35,12 @@ def command(bundle: Path, checkpoint: Path | None, config: Path | None, as_json:
         if checkpoint is None:
             model = model_of_bundle(files, files.manifest.precisions[0])
         else:
-            model = read_checkpoint(checkpoint, read_fields(config) if config else None).model()
+            source = read_source(checkpoint, config)
+            if source.config != files.manifest.model:
+                raise CheckpointError(
+                    f"{checkpoint} is another model than that of {bundle}; give the one it was made from"
+                )
+            model = source.model()
         found = verify(files, model, lambda share: report("parity", share))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())

@@ -26,6 +26,7 @@ from elit_edge.export.onnx_graphs import (
 from elit_edge.export.verify import verify
 from elit_edge.export.weights_file import write_weights
 from elit_edge.manifest import (
+    MANIFEST_FILE,
     Budget,
     Graph,
     Manifest,
@@ -93,6 +94,8 @@ def export(
     )
     if not force and (present := _up_to_date(target, checkpoint.config, provenance, check)):
         return Exported(present, fresh=False)
+    if force and target.exists() and not (target / MANIFEST_FILE).is_file():
+        raise BundleError(f"{target} is no bundle, and --force replaces bundles alone; choose another name")
     try:
         with staged_folder(target, replace=force) as stage:
             graphs = _write_graphs(checkpoint, stage, report)

@@ -61,7 +61,7 @@ def write_weights(
         file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
         for name in order:
             data = stored_tensor(name, weights).to(torch.float32).contiguous().numpy()
-            np.ascontiguousarray(data, "<f4").tofile(file)
+            file.write(np.ascontiguousarray(data, "<f4").data)
             advance(data.nbytes)
             begin = start + offsets[name]
             tensors[name] = ir.ExternalTensor(

@@ -60,8 +60,9 @@ class Checkpoint:
         return model.eval()
 
 
-def read_checkpoint(path: Path, stated: Mapping[str, Any] | None = None) -> Checkpoint:
-    """Read `path`, a .pt of the authors or a .safetensors; `stated` holds config fields that it does not say.
+def read_checkpoint(path: Path, stated: Mapping[str, Any] | None = None, stated_in: str = "the config") -> Checkpoint:
+    """Read `path`, a .pt of the authors or a .safetensors; `stated` holds config fields that it does not
+    say, and `stated_in` names where they stand.
 
     Raises:
         CheckpointError: the file is missing, damaged, unsafe or of another architecture; it contradicts the config;
@@ -84,7 +85,7 @@ def read_checkpoint(path: Path, stated: Mapping[str, Any] | None = None) -> Chec
             "give the authors' .pt, or convert the weights to safetensors"
         )
     facts = facts_of_weights(weights, str(path)).merged(facts)
-    found = _agreed_config(facts, stated or {}, path)
+    found = _agreed_config(facts, stated or {}, path, stated_in)
     _check_weights(weights, found, path)
     return Checkpoint(path, found, translate(weights, found, str(path)), facts.trained_latents(found))
 
@@ -128,19 +129,19 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
     return weights, Facts(str(path), fields)
 
 
-def _agreed_config(facts: Facts, stated: Mapping[str, Any], path: Path) -> ModelConfig:
+def _agreed_config(facts: Facts, stated: Mapping[str, Any], path: Path, stated_in: str) -> ModelConfig:
     """The file's facts and the config's, which must not contradict each other."""
     fields = {name: value for name, value in facts.fields.items() if value is not None}
     for name, value in stated.items():
         known = fields.setdefault(name, value)
         if known != (list(value) if isinstance(known, list) and isinstance(value, tuple) else value):
-            raise CheckpointError(f"{path} says {name} = {known!r}, the config says {value!r}; correct the config")
+            raise CheckpointError(f"{path} says {name} = {known!r}, {stated_in} says {value!r}; correct the config")
     fields = completed(fields, facts.depth)
     missing = [name for name in ModelConfig.required_fields() if name not in fields]
     if missing:
         wanted = ", ".join(f"{name} ({ASK[name]})" if name in ASK else name for name in missing)
         raise CheckpointError(f"{path} does not say {wanted}; give them in a JSON file: --config FILE.json")
-    return ModelConfig.from_fields(fields, str(path))
+    return ModelConfig.from_fields(fields, f"{path} with {stated_in}" if stated else str(path))
 
 
 def _check_weights(weights: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:

@@ -21,28 +21,32 @@ def patchify(x: Tensor, patch: int, group: int) -> Tensor:
 
 def unpatchify(x: Tensor, patch: int, group: int, channels: int) -> Tensor:
     """Patches in group order [B, N, p · p · C] (row, column, channel) -> [B, C, S, S]."""
-    batch, tokens, _ = x.shape
-    grid = round(tokens**0.5)
+    batch, grid = x.shape[0], _side(x)
     x = from_groups(x, group).reshape(batch, grid, grid, patch, patch, channels)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, grid * patch, grid * patch)
 
 
 def to_groups(x: Tensor, group: int) -> Tensor:
     """Raster order -> group order over the second axis of [B, N, D]."""
-    batch, tokens, width = x.shape
-    grid = round(tokens**0.5)
-    squares = grid // group
-    x = x.reshape(batch, squares, group, squares, group, width).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, tokens, width)
+    squares = _side(x) // group
+    return _middle_swapped(x, (squares, group, squares, group))
 
 
 def from_groups(x: Tensor, group: int) -> Tensor:
     """Group order -> raster order over the second axis of [B, N, D]."""
+    squares = _side(x) // group
+    return _middle_swapped(x, (squares, squares, group, group))
+
+
+def _middle_swapped(x: Tensor, split: tuple[int, int, int, int]) -> Tensor:
+    """[B, N, D] with N seen as four axes, the middle two of which change places."""
     batch, tokens, width = x.shape
-    grid = round(tokens**0.5)
-    squares = grid // group
-    x = x.reshape(batch, squares, squares, group, group, width).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, tokens, width)
+    return x.reshape(batch, *split, width).permute(0, 1, 3, 2, 4, 5).reshape(batch, tokens, width)
+
+
+def _side(x: Tensor) -> int:
+    """Tokens a side of the square grid of [B, N, D]."""
+    return round(x.shape[1] ** 0.5)
 
 
 def grid_positions(width: int, grid: int) -> Tensor:

@@ -231,7 +231,6 @@ def test_ctrl_c_leaves_nothing_and_exits_with_1(tmp_path):
     [
         pytest.param(
             256 << 10,
-            marks=pytest.mark.xfail(strict=True, reason="numpy's tofile hides errno: the error names no full disk"),
             id="full amid the weights",
         ),
         pytest.param(1280 << 10, id="full amid the graphs"),
@@ -342,14 +341,13 @@ def config_with(**fields):
         pytest.param(missing_config, ["none.json", "No such file"], id="missing config"),
         pytest.param(config_that_is("{"), ["x.json", "no JSON object"], id="config that is no JSON"),
         pytest.param(config_that_is("[1]"), ["x.json", "no JSON object"], id="config that is no object"),
-        pytest.param(config_with(colour="red"), ["colour"], id="config with an unknown field"),
-        pytest.param(config_with(num_heads="three"), ["num_heads"], id="config of another type"),
-        pytest.param(config_with(num_heads=5), ["num_heads 5"], id="config that contradicts itself"),
+        pytest.param(config_with(colour="red"), ["x.json", "colour"], id="config with an unknown field"),
+        pytest.param(config_with(num_heads="three"), ["x.json", "num_heads"], id="config of another type"),
+        pytest.param(config_with(num_heads=5), ["x.json", "num_heads 5"], id="config that contradicts itself"),
         *(
             pytest.param(
                 make,
                 ["x.json"],
-                marks=pytest.mark.xfail(strict=True, reason="the checkpoint is blamed for what the config says"),
                 id=f"config is named for its {fault}",
             )
             for fault, make in [
@@ -375,7 +373,6 @@ def test_bad_input_is_one_line_that_says_what_to_do_and_leaves_nothing(make, wor
     assert set(inputs.iterdir()) == before, "the checkpoint was run, not read"
 
 
-@pytest.mark.xfail(strict=True, reason="torch's own message is passed on, and advises to load the file unsafely")
 def test_nobody_is_advised_to_load_an_unsafe_file_all_the_same(tmp_path):
     checkpoint, config = malicious(tmp_path)
     refused = cli("export", checkpoint, "--config", config, "-o", tmp_path / "x.elit")
@@ -383,7 +380,6 @@ def test_nobody_is_advised_to_load_an_unsafe_file_all_the_same(tmp_path):
     assert "weights_only" not in refused.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="--force moves whatever stands in the place aside and deletes it")
 def test_force_does_not_delete_a_folder_that_is_no_bundle(small_checkpoint, quick_trace, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("mine")

@@ -301,7 +301,6 @@ def test_a_damaged_or_missing_bundle_makes_no_picture(damage, words, tiny_bundle
         "file/x.npy",
         pytest.param(
             f"{'x' * 300}.npy",
-            marks=pytest.mark.xfail(strict=True, reason="Path.exists raises OSError on a name that is too long"),
         ),
     ],
 )

@@ -19,16 +19,18 @@ help:
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== setting up .venv (once; a few minutes): pinned packages, a CPU build of torch"
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" || \
+	  { echo "Python 3.11 to 3.13 is needed here: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)" || \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --find-links "$(TORCH_WHEELS)" "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[export]"
 	@touch $(READY)
 
 demo: $(READY)
 	@echo "== demo: sample checkpoint -> bundle -> parity gate -> pictures"
-	$(BIN)/elit-edge demo --output build/demo
+	$(BIN)/elit-edge demo --force --output build/demo
 
 test: $(READY)
 	@echo "== tests"

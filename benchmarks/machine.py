@@ -24,7 +24,7 @@ def describe() -> str:
     found = set(words.split())
     features = " ".join(name for name in CPU_FEATURES if name in found)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     date = dt.datetime.now(tz=dt.timezone.utc).date()
     return f"{model or platform.processor()} ({features}), {cores} cores, {platform.system()}, {date}; {versions}"
 

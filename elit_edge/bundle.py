@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from elit_edge.bundle_files import DAMAGED, BundleFiles
+from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError, RequestError
 from elit_edge.manifest import Manifest
 from elit_edge.runtimes.contract import Session
@@ -50,8 +50,6 @@ class Bundle:
         if threads is not None and threads < 1:
             raise RequestError(f"threads = {threads}: at least 1, or None to leave it to the runtime")
         available = self.manifest.precisions
-        if not available:
-            raise BundleError(f"bundle {self.manifest.name} has no graphs; {DAMAGED}")
         if precision is not None and precision not in available:
             raise BundleError(f"bundle {self.manifest.name} has no {precision} graphs; it has: {', '.join(available)}")
         return choose(runtime).prepare(self.files, precision or available[0], threads)

@@ -33,7 +33,7 @@ def appearing_file(path: Path, *, replace: bool) -> Iterator[IO[bytes]]:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise RequestError(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
+        raise RequestError(f"cannot write {path}: {error.strerror or error}; choose another place with -o") from error
 
 
 def refuse_existing(path: Path, *, replace: bool) -> None:
@@ -46,5 +46,7 @@ def refuse_existing(path: Path, *, replace: bool) -> None:
         taken = path.exists()
     except OSError as error:
         raise RequestError(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
+    if not path.parent.is_dir():
+        raise RequestError(f"cannot write {path}: there is no folder {path.parent}; choose another place with -o")
     if taken and not replace:
         raise RequestError(f"{path} exists; choose another name, or --force to replace it")

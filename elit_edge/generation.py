@@ -50,7 +50,7 @@ class Generation:
     solver: Solver
     guidance: Guidance
     seed: int | None
-    """None where the noise was given."""
+    """None where nothing was drawn from it: the noise was given, and the solver draws none."""
     step_ms: tuple[float, ...]
     """Wall time of each step, without conditions."""
     condition_ms: float
@@ -145,7 +145,7 @@ def generate(
         latents=budgets,
         solver=solver,
         guidance=chosen,
-        seed=seed if noise is None else None,
+        seed=seed if noise is None or solver == "euler-maruyama" else None,
         step_ms=tuple(step_ms),
         condition_ms=field.condition_ms,
     )

@@ -105,6 +105,8 @@ class Provenance(_Struct, frozen=True, kw_only=True):
     source_sha256: Digest
     elit_edge: str
     torch: str
+    onnx_ir: str
+    onnxscript: str
     opset: Positive
 
 
@@ -116,8 +118,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     model: ModelConfig
     sample_space: Literal["pixels", "latents"]
     """Whether a sample is a picture already, in [-1, 1], or needs a decoder."""
-    ladder: tuple[Budget, ...]
-    graphs: tuple[Graph, ...]
+    ladder: Annotated[tuple[Budget, ...], msgspec.Meta(min_length=1)]
+    graphs: Annotated[tuple[Graph, ...], msgspec.Meta(min_length=1)]
     files: dict[str, FileEntry]
     sampler: SamplerDefaults
     verification: Verification | None

@@ -43,7 +43,9 @@ MANIFEST = Manifest(
     files={},
     sampler=SamplerDefaults(solver="heun", steps=4, guidance="ccfg", scale=1.5, weak_latents=2),
     verification=None,
-    provenance=Provenance(source="none", source_sha256="0" * 64, elit_edge="0", torch="0", opset=23),
+    provenance=Provenance(
+        source="none", source_sha256="0" * 64, elit_edge="0", torch="0", onnx_ir="1", onnxscript="1", opset=23
+    ),
 )
 PATTERN = np.random.default_rng(1).standard_normal(SHAPE)
 PICTURES = np.random.default_rng(2).uniform(-1, 1, (NULL + 1, *SHAPE))

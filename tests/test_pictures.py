@@ -135,7 +135,9 @@ def generation():
 @pytest.fixture
 def manifest():
     model = ModelConfig.from_fields(read_fields(FIXTURES / "official_tiny_a.json"), "the fixture")
-    origin = Provenance(source="x.pt", source_sha256="0a" * 32, elit_edge="0.1", torch="2.9", opset=18)
+    origin = Provenance(
+        source="x.pt", source_sha256="0a" * 32, elit_edge="0.1", torch="2.9", onnx_ir="1", onnxscript="1", opset=18
+    )
     return Manifest(
         name="tiny",
         model=model,

@@ -57,7 +57,9 @@ def session_of(model: DiffusionTransformer) -> ModelSession:
         files={},
         sampler=SamplerDefaults(),
         verification=None,
-        provenance=Provenance(source="", source_sha256="0" * 64, elit_edge="", torch=torch.__version__, opset=1),
+        provenance=Provenance(
+            source="", source_sha256="0" * 64, elit_edge="", torch="", onnx_ir="", onnxscript="", opset=1
+        ),
     )
     return ModelSession(model.eval(), manifest)
 

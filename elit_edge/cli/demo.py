@@ -10,6 +10,7 @@ import numpy as np
 
 from elit_edge.bundle import Bundle
 from elit_edge.cli.reporting import say, stages
+from elit_edge.files import refuse_existing
 from elit_edge.generation import Generation, Images, generate
 from elit_edge.pictures import captioned_sheet, save_png, settings_of
 from elit_edge.runtimes.contract import Session
@@ -28,7 +29,8 @@ SEED = 3
     show_default=True,
     help="Folder for the bundle and the sheet.",
 )
-def command(output: Path) -> None:
+@click.option("--force", is_flag=True, help="Make everything anew.")
+def command(output: Path, force: bool) -> None:
     """Export the sample model, verify it, and draw every class at five budgets with the time of a step of each."""
     from elit_edge.cli.extras import require_export
 
@@ -37,8 +39,10 @@ def command(output: Path) -> None:
     from elit_edge.model.checkpoint import read_checkpoint
 
     target, sheet_path = output / "sample.elit", output / "sheet.png"
+    output.mkdir(parents=True, exist_ok=True)
+    refuse_existing(sheet_path, replace=force)
     with stages() as report, resources.as_file(resources.files("elit_edge.data") / SAMPLE) as path:
-        exported = export(read_checkpoint(path), target, report=report)
+        exported = export(read_checkpoint(path), target, force=force, report=report)
         made: dict[int, Generation] = {}
         with Bundle.open(target).prepare("onnxruntime") as session:
             for done, latents in enumerate(BUDGETS):
@@ -48,7 +52,7 @@ def command(output: Path) -> None:
     images = np.stack([_pixels(made[latents]) for latents in BUDGETS], axis=1)
     captions = [f"{latents} latents\n{np.median(made[latents].step_ms) / len(names):.2f} ms" for latents in BUDGETS]
     sheet = captioned_sheet(images.reshape(-1, *images.shape[2:]), names, captions)
-    save_png(sheet, sheet_path, settings_of(made[BUDGETS[-1]], exported.manifest), replace=True)
+    save_png(sheet, sheet_path, settings_of(made[BUDGETS[-1]], exported.manifest), replace=force)
     found = exported.manifest.verification
     parity = f"  (parity of every graph with PyTorch: at least {found.worst.psnr_db:g} dB)" if found else ""
     say(f"bundle  {target}{parity}")

@@ -16,7 +16,7 @@ from elit_edge.pictures import grid, save_png, save_samples, settings_of
 from elit_edge.sampling import GuidanceKind, Solver
 
 
-class Latents(click.ParamType["int | tuple[int, ...]"]):
+class Latents(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
     """One budget, or one for each step, separated by commas."""
 
     name = "J[,J...]"

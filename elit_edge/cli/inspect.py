@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from elit_edge.budget import parameters
 from elit_edge.bundle import Bundle
 from elit_edge.manifest import Manifest, encode
 
@@ -37,7 +38,8 @@ def _summary(manifest: Manifest) -> str:
         parity = (
             f"worst {found.worst.psnr_db:g} dB of {found.cases} checks (gate {found.gate_db:g} dB, {found.runtime})"
         )
-    size = f"width {model.hidden_size}, {model.num_heads} heads, {split} blocks, {grid}"
+    weights = f"{parameters(model) / 1e6:.1f} M weights"
+    size = f"{weights}, width {model.hidden_size}, {model.num_heads} heads, {split} blocks, {grid}"
     versions = f"elit-edge {origin.elit_edge}, torch {origin.torch}"
     lines = {
         manifest.name: f"{model.architecture}, {size}",

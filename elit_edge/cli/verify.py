@@ -9,7 +9,7 @@ import msgspec
 
 from elit_edge.bundle import Bundle
 from elit_edge.cli.reporting import say, stages
-from elit_edge.errors import CheckpointError
+from elit_edge.errors import CheckpointError, RequestError
 
 
 @click.command()
@@ -25,6 +25,8 @@ def command(bundle: Path, checkpoint: Path | None, config: Path | None, as_json:
     from elit_edge.cli.extras import require_export
 
     require_export()
+    if config is not None and checkpoint is None:
+        raise RequestError("--config says what a checkpoint does not: it goes with --checkpoint")
     from elit_edge.cli.sources import read_source
     from elit_edge.export.verify import verify
     from elit_edge.model.bundle_weights import model_of_bundle

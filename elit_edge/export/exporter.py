@@ -90,11 +90,13 @@ def export(
         source_sha256=sha256_of(checkpoint.path),
         elit_edge=__version__,
         torch=importlib.metadata.version("torch"),
+        onnx_ir=importlib.metadata.version("onnx_ir"),
+        onnxscript=importlib.metadata.version("onnxscript"),
         opset=OPSET,
     )
     if not force and (present := _up_to_date(target, checkpoint.config, provenance, check)):
         return Exported(present, fresh=False)
-    if force and target.exists() and not (target / MANIFEST_FILE).is_file():
+    if force and target.exists() and not _looks_like_a_bundle(target):
         raise BundleError(f"{target} is no bundle, and --force replaces bundles alone; choose another name")
     try:
         with staged_folder(target, replace=force) as stage:
@@ -113,6 +115,12 @@ def export(
             ) from error
         raise ExportError(f"cannot write {target}: {error}") from error
     return Exported(manifest, fresh=True)
+
+
+def _looks_like_a_bundle(target: Path) -> bool:
+    """Damaged perhaps, but nothing that is somebody's other folder."""
+    names = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    return MANIFEST_FILE in names and names <= {MANIFEST_FILE, FOLDER}
 
 
 def _up_to_date(target: Path, config: ModelConfig, provenance: Provenance, check: bool) -> Manifest | None:

@@ -1,7 +1,7 @@
 """The one copy of the weights: a safetensors file that every graph of a bundle points into.
 
 Graphs address it by offset, as ONNX external data; anything that reads safetensors reads it by name. Its header is
-padded so that the data starts on a page, and the largest matrices come first, so that runtimes can map them.
+padded so that the data starts on a page; the largest matrices come first, which keeps them aligned.
 Source of the format: https://github.com/huggingface/safetensors
 """
 

@@ -27,7 +27,7 @@ def all_runtimes() -> Mapping[str, Runtime]:
             runtime: Runtime = importlib.import_module(module.name).RUNTIME
             found[runtime.name] = runtime
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        found[point.name] = _load(point)
+        found.setdefault(point.name, _load(point))
     return found
 
 

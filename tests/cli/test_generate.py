@@ -336,7 +336,7 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_no_file_and_exits_with_1(tiny_bund
         try:
             read_until(terminal, b"generate")
             process.send_signal(signal.SIGINT)
-            read_until(terminal, b"Aborted!")
+            read_until(terminal, b"interrupted")
             assert process.wait(PATIENCE_S) == 1
             assert process.stdout.read() == b""
         finally:

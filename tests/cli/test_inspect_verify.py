@@ -87,7 +87,7 @@ def test_inspect_shows_every_budget_and_what_it_costs(tiny_bundle_path):
 def test_inspect_says_what_the_model_is_and_where_it_came_from(tiny_bundle_path):
     shown = " ".join(cli("inspect", tiny_bundle_path).stdout.split())
     for words in [
-        "tiny elit-sit, width 48, 3 heads, 2-3-1 blocks, 4 x 16 latents",
+        "tiny elit-sit, 0.3 M weights, width 48, 3 heads, 2-3-1 blocks, 4 x 16 latents",
         "samples 4 x 16 x 16 latents",
         "classes 10, unnamed",
         "gate 110 dB",
@@ -114,11 +114,11 @@ def test_inspect_json_is_the_manifest_exactly(tiny_bundle_path):
 
 
 def test_verify_passes_and_its_json_says_how_well(tiny_bundle_path):
-    """At 16 budgets, three graphs that can compute them, at four times, for a class and for none."""
+    """At 16 budgets, four graphs that can compute them or their conditions, at four times, for a class and for none."""
     passed = cli("verify", tiny_bundle_path, "--json")
     assert (passed.exit_code, passed.stderr) == (0, "")
     found = json.loads(passed.stdout)
-    assert found["cases"] == 16 * 3 * 4 * 2
+    assert found["cases"] == 16 * 4 * 4 * 2
     assert found["gate_db"] == 110
     assert found["worst"]["psnr_db"] >= 100
     assert found["worst"]["relative_l2"] < 1e-5

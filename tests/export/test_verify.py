@@ -12,7 +12,7 @@ from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import ParityError
 from elit_edge.export import exporter, onnx_graphs
 from elit_edge.export.exporter import export
-from elit_edge.export.verify import psnr_db, relative_l2, trajectory_cases, verify
+from elit_edge.export.verify import measure, psnr_db, relative_l2, trajectory_cases, verify
 from elit_edge.model.layers import Mlp, TimestepEmbedder
 from elit_edge.runtimes.reference.session import ModelSession
 
@@ -24,8 +24,8 @@ def exported_without_gate(checkpoint, folder):
 def test_a_right_bundle_holds_the_gate_by_far(micro_checkpoint, quick_trace, tmp_path):
     found = export(micro_checkpoint, tmp_path / "right.elit").manifest.verification
     assert found.worst.psnr_db > 120
-    # four budgets x four times x two labels x three graphs (dynamic, of one budget, in one)
-    assert found.cases == 4 * 4 * 2 * 3
+    # four budgets x four times x two labels x four graphs (condition; velocity: dynamic, of one budget, in one)
+    assert found.cases == 4 * 4 * 2 * 4
 
 
 def flipped_tail(checkpoint):
@@ -84,6 +84,16 @@ def test_a_layer_that_was_traced_wrong_fails(layer, forward, micro_checkpoint, m
         files = exported_without_gate(micro_checkpoint, tmp_path / "wrong.elit")
     with pytest.raises(ParityError):
         verify(files, micro_checkpoint.model())
+
+
+def test_a_wrong_condition_is_named_itself(micro_checkpoint, quick_trace, tmp_path):
+    weights = dict(micro_checkpoint.weights)
+    weights["time.fc1.bias"] = weights["time.fc1.bias"] + 0.01
+    files = exported_without_gate(replace(micro_checkpoint, weights=weights), tmp_path / "wrong.elit")
+    graphs = {
+        found.graph for found in measure(files, micro_checkpoint.model(), "fp32", lambda _: None) if found.psnr_db < 60
+    }
+    assert "onnx/condition.onnx" in graphs
 
 
 def test_weights_that_are_not_finite_fail_and_leave_nothing(micro_checkpoint, quick_trace, tmp_path):

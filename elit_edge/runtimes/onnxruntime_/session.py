@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError
-from elit_edge.manifest import Graph
+from elit_edge.manifest import Graph, Role
 from elit_edge.runtimes.contract import FloatArray, IntArray, Session
 
 QUIET = 3
@@ -44,7 +44,7 @@ class OnnxRuntimeSession(Session):
         self._condition: ort.InferenceSession | None = self._open(files, "condition", threads)
         self._velocity: ort.InferenceSession | None = self._open(files, "velocity", threads)
 
-    def _open(self, files: BundleFiles, role: Any, threads: int | None) -> ort.InferenceSession:
+    def _open(self, files: BundleFiles, role: Role, threads: int | None) -> ort.InferenceSession:
         return open_graph(files, self.manifest.graph(role, self.precision), threads)
 
     def condition(self, t: FloatArray, y: IntArray) -> FloatArray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.runtimes.contract import Missing, Ready, Session, library_state
 
+REMEDY = "pip install 'elit-edge[export]'"
+
 
 class Reference:
     """Runs the torch model itself, not a graph."""
@@ -12,7 +14,9 @@ class Reference:
     name = "reference"
 
     def check(self) -> Ready | Missing:
-        return library_state("torch", "pip install elit-edge[export]")
+        state = library_state("torch", REMEDY)
+        weights = library_state("safetensors", REMEDY)
+        return weights if isinstance(weights, Missing) else state
 
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         from elit_edge.runtimes.reference.session import ReferenceSession

@@ -24,22 +24,29 @@ BUDGETS = (1, 2, 4, 8, 16)
 DRAWS = 8
 CHUNK = 173
 DRAWN_PER_CLASS = 10
+SOME = 500
+"""Training pictures that are looked at."""
 
 
 @torch.inference_mode()
-def losses_by_budget(model: DiffusionTransformer, held_out: EmojiBatches) -> dict[int, Tensor]:
-    """Mean v-loss of each held-out picture over the same times and noises at every budget: [pictures]."""
-    pictures = held_out.plain(torch.arange(len(held_out.labels)))
+def losses_by_budget(model: DiffusionTransformer, pictures: Tensor, labels: Tensor) -> dict[int, Tensor]:
+    """Mean v-loss of each picture over the same times and noises at every budget: [pictures]."""
     generator = torch.Generator().manual_seed(0)
     found = {latents: torch.zeros(len(pictures)) for latents in BUDGETS}
     for _ in track(range(DRAWS), description="loss"):
         t = stratified_times(len(pictures), generator)
         noise = torch.randn(pictures.shape, generator=generator)
         for latents, total in found.items():
-            parts = zip(*(v.split(CHUNK) for v in (pictures, held_out.labels, t, noise)), strict=True)
+            parts = zip(*(v.split(CHUNK) for v in (pictures, labels, t, noise)), strict=True)
             losses = torch.cat([velocity_loss(model, x0, y, ts, eps, latents) for x0, y, ts, eps in parts])
             total.add_(losses / DRAWS)
     return found
+
+
+def print_losses(title: str, found: dict[int, Tensor]) -> None:
+    print(f"{title}: v-loss", ", ".join(f"J = {latents}: {loss.mean():.4f}" for latents, loss in found.items()))
+    for fewer, more in ((1, 4), (4, 16)):
+        print("  falls from J = {} to {} by {:.4f} ± {:.4f}".format(fewer, more, *gap(found[fewer], found[more])))
 
 
 def distances(pictures: Tensor, training: Tensor) -> Tensor:
@@ -67,22 +74,18 @@ def main() -> None:
     model = read_checkpoint(args.weights).model().requires_grad_(requires_grad=False)
     held_out = EmojiBatches(args.pictures / "held_out.npz", 1, 0)
     training = EmojiBatches(args.pictures / "train.npz", 1, 0)
-    found = losses_by_budget(model, held_out)
-    print("| J | v-loss | less than the row above (95% interval) |\n| --- | --- | --- |")
-    for above, latents in zip((None, *BUDGETS), BUDGETS, strict=False):
-        less = "" if above is None else "{:.4f} ± {:.4f}".format(*gap(found[above], found[latents]))
-        print(f"| {latents} | {found[latents].mean():.4f} | {less} |")
-    for more, fewer in ((4, 1), (16, 4)):
-        print("from J = {} to {}: {:.4f} ± {:.4f}".format(fewer, more, *gap(found[fewer], found[more])))
     everything = training.plain(torch.arange(len(training.labels)))
     generator = torch.Generator().manual_seed(1)
-    some = torch.randperm(len(everything), generator=generator)[:200]
+    some = torch.randperm(len(everything), generator=generator)[:SOME]
     bent = training.augment(training.images[some], training.labels[some], generator)
+    unseen = held_out.plain(torch.arange(len(held_out.labels)))
+    print_losses("vendors never seen", losses_by_budget(model, unseen, held_out.labels))
+    print_losses("training pictures, bent anew", losses_by_budget(model, bent, training.labels[some]))
     print("nearest training picture, median (5% to 95%):")
     print("  drawn", words(distances(drawn(model), everything)))
     print("  a training picture, bent as in training", words(distances(bent, everything)))
-    print("  a vendor never seen", words(distances(held_out.plain(torch.arange(len(held_out.labels))), everything)))
-    draw(model, args.folder / "sample-budgets.png", scale=2.5, seeds=(3,), budgets=BUDGETS)
+    print("  a vendor never seen", words(distances(unseen, everything)))
+    draw(model, args.folder / "sample-budgets.png", scale=2.5, seeds=(5,), budgets=BUDGETS)
     draw(model, args.folder / "sample-seeds.png", scale=2.5, seeds=range(8), budgets=(16,))
 
 

@@ -40,7 +40,7 @@ def run(*command, **environment):
 def hiding(folder, *packages):
     """The environment of a process that does not have these packages."""
     (folder / "sitecustomize.py").write_text(HIDING_FINDER.format(hidden=set(packages)))
-    return {"PYTHONPATH": str(folder)}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def test_the_reference_runtime_without_torch_says_how_to_install_it(tiny_bundle_
     result = run(
         SCRIPT, "generate", tiny_bundle_path, "--label", 1, "--runtime", "reference", "-o", output, **without_extra
     )
-    assert_refused(result, "reference", "torch", "pip install", "elit-edge[export]")
+    assert_refused(result, "runtime reference", "is not installed", "pip install 'elit-edge[export]'")
     assert not output.exists()
 
 

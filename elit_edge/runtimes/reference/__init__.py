@@ -16,7 +16,7 @@ class Reference:
     def check(self) -> Ready | Missing:
         state = library_state("torch", REMEDY)
         weights = library_state("safetensors", REMEDY)
-        return weights if isinstance(weights, Missing) else state
+        return weights if isinstance(state, Ready) and isinstance(weights, Missing) else state
 
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         from elit_edge.runtimes.reference.session import ReferenceSession

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from elit_edge.errors import BundleError
+from elit_edge.files import current_umask
 from elit_edge.manifest import MANIFEST_FILE, FileEntry, Graph, Manifest, decode, encode
 
 CHUNK_BYTES = 1 << 20
@@ -120,7 +121,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         yield stage
         for path in [*stage.rglob("*"), stage]:
             _flush(path)
-        stage.chmod(0o755)
+        stage.chmod(0o777 & ~current_umask())
         if target.exists():
             _swap(stage, target)
         else:

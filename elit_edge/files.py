@@ -28,12 +28,19 @@ def appearing_file(path: Path, *, replace: bool) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            part.chmod(0o644)
+            part.chmod(0o666 & ~current_umask())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise RequestError(f"cannot write {path}: {error.strerror or error}; choose another place with -o") from error
+
+
+def current_umask() -> int:
+    """The permissions that new files leave out; temporary ones leave out more."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def refuse_existing(path: Path, *, replace: bool) -> None:

@@ -48,10 +48,13 @@ class Commands(click.Group):
         except OSError as error:
             if ctx.params["debug"]:
                 raise
-            click.echo(f"error: {error.filename}: {error.strerror}; check the path and its permissions", err=True)
+            where = (
+                f"{error.filename}: {error.strerror}; check the path and its permissions" if error.filename else error
+            )
+            click.echo(f"error: {where}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("interrupted: nothing was kept; run the command again", err=True)
+            click.echo("interrupted: nothing half-made was kept; run the command again", err=True)
             ctx.exit(1)
 
 

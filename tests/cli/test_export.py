@@ -223,7 +223,7 @@ def test_ctrl_c_leaves_nothing_and_exits_with_1(tmp_path):
     assert process.returncode == 1
     assert list(tmp_path.iterdir()) == []
     assert stdout == ""
-    assert stderr.splitlines() == ["interrupted: nothing was kept; run the command again"]
+    assert stderr.splitlines() == ["interrupted: nothing half-made was kept; run the command again"]
 
 
 @pytest.mark.parametrize(

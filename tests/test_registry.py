@@ -171,7 +171,7 @@ def test_where_nothing_is_ready_auto_says_why_of_each():
     for words in (auto, onnxruntime):
         assert "the package onnxruntime is not installed; pip install onnxruntime" in words
     for words in (auto, reference):
-        assert "the package torch is not installed; pip install elit-edge[export]" in words
+        assert "the package torch is not installed; pip install 'elit-edge[export]'" in words
 
 
 @pytest.mark.parametrize(("name", "package"), [("onnxruntime", "onnxruntime"), ("reference", "torch")])

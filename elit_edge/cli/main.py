@@ -51,7 +51,7 @@ class Commands(click.Group):
             where = (
                 f"{error.filename}: {error.strerror}; check the path and its permissions" if error.filename else error
             )
-            click.echo(f"error: {where}", err=True)
+            click.echo(f"error: {where if error.filename else error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted: nothing half-made was kept; run the command again", err=True)

@@ -210,7 +210,7 @@ def size_and_start(name: str, folder: Path, repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repeats: to see that it runs")
-    repeats = 3 if parser.parse_args().quick else 9
+    repeats = 3 if parser.parse_args().quick else 7
     torch.set_num_threads(THREADS)
     print(f"Machine: {describe()}; load before the start {load_average():.1f}")
     with tempfile.TemporaryDirectory() as name, resources.as_file(resources.files("elit_edge.data")) as data:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.06
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimddp", "i8mm", "sve")
 
 
@@ -30,11 +30,11 @@ def describe() -> str:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 2
+    calls: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1
 ) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
     """Wall milliseconds of each call, run in turn, so that a drift of the machine's speed meets all of them alike.
 
-    Thread pools spin for a while after their work and would take a core from the next call: each turn pauses first,
+    Thread pools spin for some 40 ms after their work and would take a core from the next call: each turn pauses first,
     and runs the call once unmeasured.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}

@@ -27,7 +27,7 @@ from elit_edge.runtimes.reference.session import ModelSession
 from elit_edge.sampling import times
 
 GATE_DB = {"fp32": 110.0, "fp16": 35.0}
-"""Least PSNR by precision. Right float32 graphs measured 139 dB and more; with the wrong form of GELU they still have 94
+"""Least PSNR by precision. Right float32 graphs measured 139 dB and more; with the wrong form of GELU they have 94
 to 100, which a bar of 60 would let pass. Source of the 16-bit bar: Apple's ml-stable-diffusion refuses under 35 dB."""
 TRAJECTORY_STEPS = 4
 EXACT_DB = 999.0

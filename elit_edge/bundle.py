@@ -8,6 +8,7 @@ from pathlib import Path
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError, RequestError
 from elit_edge.manifest import Manifest
+from elit_edge.profiles import Report, profiles_of
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
 
@@ -31,16 +32,25 @@ class Bundle:
     def manifest(self) -> Manifest:
         return self.files.manifest
 
-    def prepare(self, runtime: str = "auto", precision: str | None = None, threads: int | None = None) -> Session:
+    def prepare(
+        self,
+        runtime: str = "auto",
+        precision: str | None = None,
+        threads: int | None = None,
+        report: Report = lambda _: None,
+    ) -> Session:
         """Make the bundle ready to compute.
 
         Args:
-            runtime: "onnxruntime", "reference", or "auto" for the first that is ready.
-            precision: one of `manifest.precisions`; None for the first of them.
+            runtime: a name, or "auto" for the one that is fastest on this device. The first time, every runtime that is
+                ready is measured for some seconds, each in a process of its own; afterwards the user's cache knows.
+            precision: one that the runtime can compute the bundle in; None for the best of a named runtime, and for
+                the fastest that is near enough to float32 with "auto".
             threads: CPU threads of one call; None leaves it to the runtime.
+            report: told of measurements.
 
         Returns:
-            A session, to be used as a context manager.
+            A session, to be used as a context manager. Its `passed_over` says why each other runtime lost.
 
         Raises:
             RequestError: `threads` is less than 1.
@@ -49,7 +59,26 @@ class Bundle:
         """
         if threads is not None and threads < 1:
             raise RequestError(f"threads = {threads}: at least 1, or None to leave it to the runtime")
-        available = self.manifest.precisions
-        if precision is not None and precision not in available:
-            raise BundleError(f"bundle {self.manifest.name} has no {precision} graphs; it has: {', '.join(available)}")
-        return choose(runtime).prepare(self.files, precision or available[0], threads)
+        if runtime == "auto":
+            return self._fastest(precision, threads, report)
+        chosen = choose(runtime)
+        able = chosen.precisions(self.manifest)
+        if precision is not None and precision not in able:
+            raise BundleError(
+                f"bundle {self.manifest.name} cannot be computed in {precision} by {runtime}; "
+                f"it can in: {', '.join(able) or 'nothing'}"
+            )
+        session = chosen.prepare(self.files, precision or able[0], threads)
+        known = profiles_of(
+            self.files, runtime=runtime, precision=session.precision, threads=threads, measure_missing=False
+        )
+        session.profile = next(iter(known.found), None)
+        return session
+
+    def _fastest(self, precision: str | None, threads: int | None, report: Report) -> Session:
+        profiles = profiles_of(self.files, precision=precision, threads=threads, report=report)
+        best, lost = profiles.fastest({rung.latents: rung.velocity_flops for rung in self.manifest.ladder})
+        session = choose(best.runtime).prepare(self.files, best.precision, threads)
+        session.profile = best
+        session.passed_over = tuple(each.words() for each in lost)
+        return session

@@ -43,3 +43,15 @@ class PictureError(ElitEdgeError):
 
 class Cancelled(ElitEdgeError):
     """A run that its user ended between two steps."""
+
+
+class PlanError(RequestError):
+    """A bound that no plan keeps here; `nearest` is the plan that comes closest, None where nothing can be said."""
+
+    def __init__(self, message: str, nearest: object | None) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+
+
+class DeadlineError(PlanError):
+    """A deadline that even the fastest plan would miss."""

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from elit_edge.deadline import DeadlineReport, TimedRun
 from elit_edge.errors import Cancelled, PictureError, RequestError
+from elit_edge.governor import Pressure
 from elit_edge.manifest import Manifest
 from elit_edge.noise import NoiseStream
+from elit_edge.planning import Plan
 from elit_edge.runtimes.contract import FloatArray, Session
-from elit_edge.sampling import Array, Guidance, GuidanceKind, Solver, solve, times
+from elit_edge.sampling import Array, Guidance, GuidanceKind, Move, Solver, solve, times
 
 Images = npt.NDArray[np.uint8]
 
@@ -30,8 +33,10 @@ class Progress:
     step: int
     """Steps done, 1 .. steps."""
     steps: int
+    """In all, as planned now; a deadline may change it."""
     latents: int
     elapsed_ms: float
+    """Since the call of `generate`."""
     preview: Images | None
     """The finished pictures as this step predicts them, at the chosen interval; None between, or without pixels."""
 
@@ -46,7 +51,7 @@ class Generation:
     """[B, S, S, 3], None for a model of latents whose bundle has no decoder."""
     labels: tuple[int, ...]
     latents: tuple[int, ...]
-    """The budget of each step."""
+    """The budget of each step that was taken."""
     solver: Solver
     guidance: Guidance
     seed: int | None
@@ -55,6 +60,8 @@ class Generation:
     """Wall time of each step, without conditions."""
     condition_ms: float
     """Wall time of the conditions of all steps."""
+    deadline: DeadlineReport | None = None
+    """None where no deadline was given."""
 
 
 def generate(
@@ -73,8 +80,14 @@ def generate(
     progress: Callable[[Progress], None] | None = None,
     preview_every: int = 0,
     cancelled: Callable[[], bool] | None = None,
+    deadline: float | None = None,
+    plan: Plan | None = None,
+    pressure: Pressure | None = None,
 ) -> Generation:
     """Make one sample for each label. What is not given comes from the bundle's sampler defaults.
+
+    With a deadline, steps, budgets and the weak pass are chosen so that the pictures are the best that the device can
+    make in that time, and changed on the way where it turns out slower or faster than measured.
 
     Args:
         session: from `Bundle.prepare`.
@@ -91,20 +104,33 @@ def generate(
         progress: called after each step.
         preview_every: steps between previews; 0 for none.
         cancelled: asked before each step whether to stop.
+        deadline: seconds from this call until its return. A session that `Bundle.prepare` has not measured measures
+            itself first, at the expense of this time.
+        plan: from a `Planner`, in place of one made here; without a deadline the time that it has to fit is one.
+        pressure: asked now and then what share of the full budget the device should carry, and why; for deadlines.
 
     Returns:
         Samples, pictures where the model has pixels, and the settings and times of the run.
 
     Raises:
         RequestError, BudgetError: a value that the model or the samplers do not know.
+        DeadlineError: not even the fastest plan would be in time; raised before the first step.
         PictureError: a sample that is not finite, or the same everywhere.
         Cancelled: `cancelled` said so.
     """
+    begun = time.perf_counter()
     manifest = session.manifest
     defaults = manifest.sampler
     classes = [manifest.label(label) for label in labels]
     if not classes:
         raise RequestError("no labels; give one for each picture")
+    timed: TimedRun | None = None
+    if deadline is not None or plan is not None:
+        _refuse_beside_deadline(steps=steps, latents=latents, solver=solver, weak_latents=weak_latents)
+        unguided = scale is not None and scale <= 1
+        timed = TimedRun(session, classes, begun, deadline, plan, "none" if unguided else guidance, pressure)
+        solver, guidance, weak_latents = timed.plan.solver, timed.plan.guidance, timed.plan.weak_latents
+        latents = timed.plan.latents
     budgets = _budgets(manifest, steps, latents)
     solver = solver or defaults.solver
     chosen = Guidance(
@@ -116,39 +142,55 @@ def generate(
     stream = NoiseStream(seed, len(classes))
     model = manifest.model
     shape = (model.in_channels, model.image_size, model.image_size)
-    start = stream.draw(shape) if noise is None else _given_noise(noise, (len(classes), *shape))
-    field = _GuidedField(session, classes, times(solver, len(budgets)), chosen)
+    state = stream.draw(shape) if noise is None else _given_noise(noise, (len(classes), *shape))
+    grid = times(solver, len(budgets))
+    field = _GuidedField(session, classes, grid, chosen)
+    field.look_ahead(0)
+    even = (Move(index, budget, chosen.weak_latents) for index, budget in enumerate(budgets, 1))
+    moves = even if timed is None else timed.moves(grid)
 
     step_ms: list[float] = []
-    conditioned_ms = 0.0
-    begun = mark = time.perf_counter()
-    state = start
-    run = solve(field, start, solver, budgets, lambda: stream.draw(shape))
-    for _ in budgets:
+    taken: list[Move] = []
+    conditioned_ms = field.condition_ms
+    mark = time.perf_counter()
+    run = solve(field, state, solver, grid, moves, lambda: stream.draw(shape))
+    while not taken or taken[-1].to < len(grid) - 1:
         if cancelled is not None and cancelled():
             raise Cancelled(f"cancelled after {len(step_ms)} of {len(budgets)} steps")
-        step = next(run)
+        step = next(run, None)
+        if step is None:  # there was no time for another one
+            state = landing
+            break
         now = time.perf_counter()
         step_ms.append((now - mark) * 1e3 - (field.condition_ms - conditioned_ms))
         conditioned_ms = field.condition_ms
-        state = step.x
+        taken.append(step.move)
+        state, landing = step.x, step.x0
         if progress is not None:
-            wanted = preview_every > 0 and len(step_ms) % preview_every == 0
-            preview = images_of(step.x0, manifest) if wanted else None
-            progress(Progress(len(step_ms), len(budgets), step.latents, (now - begun) * 1e3, preview))
+            left = len(budgets) - len(taken) if timed is None else timed.steps_left
+            preview = images_of(step.x0, manifest) if preview_every > 0 and len(taken) % preview_every == 0 else None
+            progress(Progress(len(taken), len(taken) + left, step.move.latents, (now - begun) * 1e3, preview))
         mark = time.perf_counter()
-    _check_pictures(state, budgets)
+    _check_pictures(state, [move.latents for move in taken])
+    images = images_of(state, manifest)
     return Generation(
         samples=state,
-        images=images_of(state, manifest),
+        images=images,
         labels=tuple(classes),
-        latents=budgets,
+        latents=tuple(move.latents for move in taken),
         solver=solver,
         guidance=chosen,
         seed=seed if noise is None or solver == "euler-maruyama" else None,
         step_ms=tuple(step_ms),
         condition_ms=field.condition_ms,
+        deadline=None if timed is None else timed.report(grid, taken),
     )
+
+
+def _refuse_beside_deadline(**given: object) -> None:
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise RequestError(f"{' and '.join(names)} beside a deadline: leave them to the plan, or leave the deadline")
 
 
 def images_of(samples: Array, manifest: Manifest) -> Images | None:
@@ -211,10 +253,11 @@ class _GuidedField:
         self._first, self._modulations = 0, np.empty((0, 0, 0), np.float32)
         self.condition_ms = 0.0
 
-    def __call__(self, x: Array, index: int, latents: int) -> FloatArray:
-        guidance, session = self._guidance, self._session
+    def __call__(self, x: Array, index: int, move: Move) -> FloatArray:
+        guidance, session, latents = self._guidance, self._session, move.latents
         sample = x.astype(np.float32)
-        conditions = self._conditions(index)
+        self.look_ahead(index)
+        conditions: FloatArray = self._modulations[index - self._first]
         if not guidance.active(float(self._grid[index])):
             return session.velocity_from(sample, conditions[self._rows], latents)
         if guidance.kind == "cfg":
@@ -223,12 +266,12 @@ class _GuidedField:
         else:
             rows = self._null_rows if guidance.kind == "ccfg" else self._rows
             strong = session.velocity_from(sample, conditions[self._rows], latents)
-            weak = session.velocity_from(sample, conditions[rows], guidance.weak_latents)
+            weak = session.velocity_from(sample, conditions[rows], move.weak_latents)
         guided: FloatArray = weak + np.float32(guidance.scale) * (strong - weak)
         return guided
 
-    def _conditions(self, index: int) -> FloatArray:
-        """Modulations of all classes at one time: [classes, M]."""
+    def look_ahead(self, index: int) -> None:
+        """Have the modulations of all classes at this time, and of as many times after it as the window holds."""
         if not self._first <= index < self._first + len(self._modulations):
             begun = time.perf_counter()
             ahead = self._grid[index : index + self._ahead].astype(np.float32)
@@ -236,5 +279,3 @@ class _GuidedField:
             flat = self._session.condition(t, y)
             self._first, self._modulations = index, flat.reshape(len(ahead), len(self._classes), -1)
             self.condition_ms += (time.perf_counter() - begun) * 1e3
-        conditions: FloatArray = self._modulations[index - self._first]
-        return conditions

@@ -14,6 +14,7 @@ import msgspec
 from elit_edge.budget import check_latents
 from elit_edge.errors import BundleError, ConfigError, RequestError
 from elit_edge.model_config import Count, ModelConfig, Positive
+from elit_edge.quality import QualityTable
 from elit_edge.sampling import GuidanceKind, Solver
 
 SCHEMA_VERSION = 1
@@ -125,6 +126,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     verification: Verification | None
     """None: written with --no-verify."""
     provenance: Provenance
+    quality: QualityTable | None = None
+    """What each plan loses; None until `elit-edge evaluate` has measured it."""
 
     @property
     def latents_per_group(self) -> int:

@@ -6,7 +6,7 @@ Source: arXiv 2401.08740 (SiT: the solvers), arXiv 2603.12245 (ELIT: guidance by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -54,22 +54,31 @@ class Guidance:
 
 
 @dataclass(frozen=True)
+class Move:
+    """One step as it is asked for: where to, and at which budgets."""
+
+    to: int
+    """Index into the times: the next one, or a later one, which leaves out those between."""
+    latents: int
+    weak_latents: int
+    """Budget of the weak pass, where guidance has one of its own."""
+
+
+@dataclass(frozen=True)
 class Step:
     """The state after one step."""
 
-    index: int
-    """0 .. steps - 1."""
+    move: Move
     t: float
     """Time at its end."""
-    latents: int
     x: Array
     """[B, C, S, S]."""
     x0: Array
     """The finished sample as this step predicts it, [B, C, S, S]."""
 
 
-Field = Callable[[Array, int, int], npt.NDArray[np.floating]]
-"""(x [B, C, S, S], index into the times, latents) -> guided velocity [B, C, S, S]."""
+Field = Callable[[Array, int, Move], npt.NDArray[np.floating]]
+"""(x [B, C, S, S], index into the times, the step that asks) -> guided velocity [B, C, S, S]."""
 
 
 def times(solver: Solver, steps: int) -> Array:
@@ -88,15 +97,17 @@ def times(solver: Solver, steps: int) -> Array:
 
 
 def solve(
-    field: Field, x: Array, solver: Solver, latents: Sequence[int], draw: Callable[[], Array] | None = None
+    field: Field, x: Array, solver: Solver, grid: Array, moves: Iterable[Move], draw: Callable[[], Array] | None = None
 ) -> Iterator[Step]:
-    """Integrate, a step at a time; the caller stops, watches or re-plans in between.
+    """Integrate, a step at a time. A move is asked for when it is needed, so whoever gives them can watch the clock.
 
     Args:
         field: the guided velocity.
         x: the start, pure noise, [B, C, S, S] float64.
         solver: see `Solver`.
-        latents: the budget of each step; its length is the number of steps.
+        grid: the times of the run, from `times`.
+        moves: the steps, each to a later index of the grid than the one before. Where they end before the grid
+            does, the run ends there: the last step's `x0` is the finished sample.
         draw: fresh normal noise in the shape of x, for the stochastic solver.
 
     Yields:
@@ -105,27 +116,29 @@ def solve(
     Raises:
         PictureError: the state is no longer finite; the message names step and budget.
     """
-    grid = times(solver, len(latents))
-    last = len(latents) - 1
-    for index, budget in enumerate(latents):
-        t, dt = float(grid[index]), float(grid[index + 1] - grid[index])
-        v = field(x, index, budget).astype(np.float64)
+    at, last = 0, len(grid) - 1
+    for move in moves:
+        if not at < move.to <= last:
+            raise RequestError(f"a step to time {move.to} of {last}, from {at}; it must lead on")
+        t, dt = float(grid[at]), float(grid[move.to] - grid[at])
+        v = field(x, at, move).astype(np.float64)
         x0 = x - t * v
         if solver == "euler-maruyama":
             x = x + dt * _stochastic_drift(x, v, t)
-            if index < last and draw is not None:
+            if move.to < last and draw is not None:
                 x = x + np.sqrt(_diffusion(t) * abs(dt)) * draw()
-        elif solver == "heun" and index < last:
-            x = x + dt / 2 * (v + field(x + dt * v, index + 1, budget))
+        elif solver == "heun" and move.to < last:
+            x = x + dt / 2 * (v + field(x + dt * v, move.to, move))
         else:
             x = x + dt * v
         if not np.isfinite(x).all():
             raise PictureError(
-                f"the sample is no longer finite after step {index + 1} of {len(latents)} "
-                f"(t = {t:.3f}, {budget} latents a group); run the same seed with the reference runtime "
+                f"the sample is no longer finite after step {move.to} of {last} "
+                f"(t = {t:.3f}, {move.latents} latents a group); run the same seed with the reference runtime "
                 "to see whether the graph or the weights are at fault"
             )
-        yield Step(index, float(grid[index + 1]), budget, x, x0)
+        at = move.to
+        yield Step(move, float(grid[at]), x, x0)
 
 
 def _diffusion(t: float) -> float:

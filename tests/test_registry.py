@@ -65,6 +65,8 @@ ACME = """
         name = "abacus"
         def check(self):
             return Missing("no abacus is plugged in", "buy one at acme.example")
+        def precisions(self, manifest):
+            return ("fp32",)
         def prepare(self, files, precision, threads):
             raise AssertionError("never asked, as it is not ready")
 
@@ -72,6 +74,8 @@ ACME = """
         name = "slide-rule"
         def check(self):
             return Ready("1.0")
+        def precisions(self, manifest):
+            return ("fp32",)
         def prepare(self, files, precision, threads):
             return ("a session of", files, precision, threads)
 
@@ -103,16 +107,10 @@ def test_an_unknown_name_is_refused_with_the_names_there_are(name):
     assert repr(name) in str(caught.value)
 
 
-def test_auto_takes_onnxruntime_where_it_is_ready():
-    assert isinstance(all_runtimes()["onnxruntime"].check(), Ready)
-    assert choose("auto").name == "onnxruntime"
-
-
 def test_a_runtime_of_another_distribution_is_found_and_can_be_chosen(install):
     install(ACME, ACME_POINTS)
     assert {"abacus", "slide-rule", "onnxruntime", "reference"} <= set(all_runtimes())
     assert choose("slide-rule").prepare("files", "fp32", 3) == ("a session of", "files", "fp32", 3)
-    assert choose("auto").name == "onnxruntime"
 
 
 def test_a_missing_runtime_is_refused_with_reason_and_remedy(install):
@@ -123,13 +121,13 @@ def test_a_missing_runtime_is_refused_with_reason_and_remedy(install):
 
 def test_an_unknown_name_is_told_the_runtimes_of_other_distributions_too(install):
     install(ACME, ACME_POINTS)
-    with pytest.raises(RuntimeUnavailable, match=r"there are: auto, .*abacus, slide-rule"):
+    with pytest.raises(RuntimeUnavailable, match=r"there are: auto, .*abacus, .*slide-rule"):
         choose("sextant")
 
 
 def test_a_distribution_that_cannot_be_loaded_takes_no_other_runtime_down(install):
     install("import a_library_that_is_not_there", ["broken = acme_runtimes:RUNTIME"])
-    assert choose("auto").name == "onnxruntime"
+    assert choose("onnxruntime").name == "onnxruntime"
     with pytest.raises(RuntimeUnavailable, match=r"broken .*a_library_that_is_not_there.*acme"):
         choose("broken")
 
@@ -144,37 +142,30 @@ def test_every_backend_imports_where_its_library_is_not_installed():
             print(module.name.rpartition(".")[2])
         assert not libraries & set(sys.modules)
     """)
-    assert {"onnxruntime_", "reference", "registry", "contract"} <= set(found.split())
+    assert {"onnxruntime_", "openvino_", "reference", "registry", "contract"} <= set(found.split())
 
 
-def test_auto_passes_over_a_runtime_that_is_missing():
+def test_a_library_that_is_not_installed_is_named_with_its_remedy():
     found = in_fresh_python("""
-        hide({"onnxruntime"}, {"onnxruntime"})
-        from elit_edge.runtimes.registry import choose
-        print(choose("auto").name)
-    """)
-    assert found == "reference"
-
-
-def test_where_nothing_is_ready_auto_says_why_of_each():
-    found = in_fresh_python("""
-        hide({"onnxruntime", "torch"}, {"onnxruntime", "torch"})
+        libraries = {"onnxruntime", "openvino", "torch"}
+        hide(libraries, libraries)
         from elit_edge.errors import RuntimeUnavailable
         from elit_edge.runtimes.registry import choose
-        for name in ("auto", "onnxruntime", "reference"):
+        for name in ("onnxruntime", "openvino", "reference"):
             try:
                 choose(name)
             except RuntimeUnavailable as error:
                 print(error)
     """)
-    auto, onnxruntime, reference = found.splitlines()
-    for words in (auto, onnxruntime):
-        assert "the package onnxruntime is not installed; pip install onnxruntime" in words
-    for words in (auto, reference):
-        assert "the package torch is not installed; pip install 'elit-edge[export]'" in words
+    onnxruntime, openvino, reference = found.splitlines()
+    assert "the package onnxruntime is not installed; pip install onnxruntime" in onnxruntime
+    assert "the package openvino is not installed; pip install 'elit-edge[openvino]'" in openvino
+    assert "the package torch is not installed; pip install 'elit-edge[export]'" in reference
 
 
-@pytest.mark.parametrize(("name", "package"), [("onnxruntime", "onnxruntime"), ("reference", "torch")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("onnxruntime", "onnxruntime"), ("openvino", "openvino"), ("reference", "torch")]
+)
 def test_a_library_of_another_distribution_name_is_ready(name, package):
     """onnxruntime-gpu and onnxruntime-openvino, for example, bring the module onnxruntime under their own name."""
     found = in_fresh_python(f"""

@@ -9,17 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elit_edge.errors import PictureError, RequestError
-from elit_edge.sampling import Guidance, solve, times
+from elit_edge.sampling import Guidance, Move, solve, times
 
 SHAPE = (2, 1, 3, 3)
 START = np.random.default_rng(5).standard_normal(SHAPE)
 PICTURE = np.random.default_rng(6).standard_normal(SHAPE)
 
 
+def even(latents):
+    """Every time of a grid in turn, at these budgets."""
+    return [Move(index, budget, 1) for index, budget in enumerate(latents, 1)]
+
+
 def run(velocity, solver, steps, start=START, draw=None):
     """All steps of a run over a field v(x, t)."""
     grid = times(solver, steps)
-    return list(solve(lambda x, index, _: velocity(x, grid[index]), start, solver, [1] * steps, draw))
+    return list(solve(lambda x, index, _: velocity(x, grid[index]), start, solver, grid, even([1] * steps), draw))
 
 
 def bend(x, t):
@@ -59,7 +64,11 @@ def test_a_heun_step_is_the_mean_of_the_slopes_at_its_ends():
 @pytest.mark.parametrize(("solver", "evaluations"), [("euler", 4), ("heun", 7), ("euler-maruyama", 4)])
 def test_a_solver_evaluates_the_field_as_often_as_it_must(solver, evaluations):
     asked = []
-    for _ in solve(lambda x, index, _: asked.append(index) or x, START, solver, [1] * 4, lambda: np.zeros(SHAPE)):
+
+    def draw():
+        return np.zeros(SHAPE)
+
+    for _ in solve(lambda x, index, _: asked.append(index) or x, START, solver, times(solver, 4), even([1] * 4), draw):
         pass
     assert len(asked) == evaluations
     assert asked == sorted(asked)
@@ -70,20 +79,20 @@ def test_a_solver_evaluates_the_field_as_often_as_it_must(solver, evaluations):
 def test_every_evaluation_of_a_step_gets_the_budget_of_that_step(solver):
     asked, steps = set(), []
 
-    def field(x, _, latents):
-        asked.add(latents)
+    def field(x, _, move):
+        asked.add(move.latents)
         return x
 
-    for step in solve(field, START, solver, [9, 2, 5]):
-        steps.append((step.index, step.latents, asked.copy()))
+    for step in solve(field, START, solver, times(solver, 3), even([9, 2, 5])):
+        steps.append((step.move.to, step.move.latents, asked.copy()))
         asked.clear()
-    assert steps == [(0, 9, {9}), (1, 2, {2}), (2, 5, {5})]
+    assert steps == [(1, 9, {9}), (2, 2, {2}), (3, 5, {5})]
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "euler-maruyama"])
 def test_steps_are_taken_only_when_they_are_asked_for(solver):
     asked = []
-    steps = solve(lambda x, index, _: asked.append(index) or x, START, solver, [1] * 5)
+    steps = solve(lambda x, index, _: asked.append(index) or x, START, solver, times(solver, 5), even([1] * 5))
     assert asked == []
     next(steps)
     assert set(asked) <= {0, 1}
@@ -186,8 +195,29 @@ def test_a_state_that_is_not_finite_ends_the_run_naming_step_and_budget(solver, 
     step, latents = (2, 8) if solver == "heun" else (3, 7)
     good = []
     with pytest.raises(PictureError, match=rf"step {step} of 4 .*, {latents} latents a group.*reference runtime"):
-        good.extend(step.index for step in solve(field, START, solver, [9, 8, 7, 6], lambda: np.zeros(SHAPE)))
+        good.extend(solve(field, START, solver, times(solver, 4), even([9, 8, 7, 6]), lambda: np.zeros(SHAPE)))
     assert len(good) == step - 1
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_times_may_be_left_out_and_the_straight_flow_is_still_exact(solver):
+    grid = times(solver, 10)
+    done = list(solve(lambda x, i, _: straight(x, grid[i]), START, solver, grid, [Move(3, 1, 1), Move(10, 1, 1)]))
+    assert [step.t for step in done] == pytest.approx([0.7, 0])
+    np.testing.assert_allclose(done[0].x, 0.3 * PICTURE + 0.7 * START, atol=1e-12)
+    np.testing.assert_allclose(done[-1].x, PICTURE, atol=1e-12)
+
+
+def test_a_run_ends_where_its_moves_do():
+    done = list(solve(lambda x, *_: x, START, "euler", times("euler", 10), even([1] * 4)))
+    assert [step.move.to for step in done] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("to", [0, 2, 11])
+def test_a_move_must_lead_on(to):
+    moves = [Move(2, 1, 1), Move(to, 1, 1)]
+    with pytest.raises(RequestError, match=f"a step to time {to} of 10, from 2"):
+        list(solve(lambda x, *_: x, START, "euler", times("euler", 10), moves))
 
 
 @pytest.mark.parametrize("solver", ["rk4", "", "Euler", "euler_maruyama"])

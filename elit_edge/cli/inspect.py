@@ -38,6 +38,9 @@ def _summary(manifest: Manifest) -> str:
         parity = (
             f"worst {found.worst.psnr_db:g} dB of {found.cases} checks (gate {found.gate_db:g} dB, {found.runtime})"
         )
+    quality = "not evaluated: elit-edge evaluate BUNDLE"
+    if manifest.quality:
+        quality = f"{len(manifest.quality.cells)} plans measured on {manifest.quality.pictures} pictures each"
     weights = f"{parameters(model) / 1e6:.1f} M weights"
     size = f"{weights}, width {model.hidden_size}, {model.num_heads} heads, {split} blocks, {grid}"
     versions = f"elit-edge {origin.elit_edge}, torch {origin.torch}"
@@ -47,6 +50,7 @@ def _summary(manifest: Manifest) -> str:
         "classes": names,
         "defaults": f"{sampler.steps} steps {sampler.solver}, {sampler.guidance} {sampler.scale:g}",
         "parity": parity,
+        "quality": quality,
         "source": f"{origin.source} (sha256 {origin.source_sha256[:12]}…), {versions}",
     }
     width = max(map(len, lines)) + 2

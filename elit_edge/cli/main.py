@@ -15,6 +15,8 @@ COMMANDS = {
     "inspect": "Show what a bundle holds.",
     "verify": "Check a bundle's bytes, and its graphs against PyTorch.",
     "generate": "Make pictures from a bundle.",
+    "probe": "Show what this machine is, what is ready on it, and how fast it is.",
+    "evaluate": "Measure what each plan of a bundle loses in quality.",
     "demo": "Export the sample model and draw every class at every budget.",
 }
 

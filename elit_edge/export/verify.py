@@ -7,7 +7,6 @@ followed, for a class and for the null class; at each of its times every graph m
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +20,12 @@ from elit_edge.errors import ParityError
 from elit_edge.manifest import Graph, Verification, WorstCase
 from elit_edge.model.transformer import DiffusionTransformer
 from elit_edge.noise import NoiseStream
+from elit_edge.parity import GATE_DB, psnr_db, relative_l2
 from elit_edge.runtimes.contract import FloatArray, IntArray
 from elit_edge.runtimes.onnxruntime_.session import open_graph
 from elit_edge.runtimes.reference.session import ModelSession
 from elit_edge.sampling import times
 
-GATE_DB = {"fp32": 110.0, "fp16": 35.0}
-"""Least PSNR by precision. Right float32 graphs measured 139 dB and more; with the wrong form of GELU they have 94
-to 100, which a bar of 60 would let pass. Source of the 16-bit bar: Apple's ml-stable-diffusion refuses under 35 dB."""
 TRAJECTORY_STEPS = 4
 EXACT_DB = 999.0
 """What a manifest says where not a bit differs: JSON has no infinity."""
@@ -85,21 +82,6 @@ def trajectory_cases(session: ModelSession, latents: int) -> Cases:
         modulations=session.condition(t, labels),
         velocity=np.concatenate([v for _, _, v in found]),
     )
-
-
-def psnr_db(value: npt.NDArray[np.floating], reference: npt.NDArray[np.floating]) -> float:
-    """Peak signal-to-noise ratio; the peak is the reference's range. NaN anywhere gives -inf."""
-    error = np.mean((value.astype(np.float64) - reference) ** 2)
-    peak = float(np.ptp(reference))
-    if not np.isfinite(error) or peak == 0:
-        return -math.inf
-    return math.inf if error == 0 else 10 * math.log10(peak**2 / float(error))
-
-
-def relative_l2(value: npt.NDArray[np.floating], reference: npt.NDArray[np.floating]) -> float:
-    """|value - reference| / |reference|."""
-    norm = float(np.linalg.norm(reference.astype(np.float64)))
-    return float(np.linalg.norm(value.astype(np.float64) - reference)) / norm if norm else math.inf
 
 
 class _OpenGraphs:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elit_edge.bundle_files import BundleFiles
+from elit_edge.costs import Profile
 from elit_edge.errors import RequestError
 from elit_edge.manifest import Manifest
 
@@ -60,6 +61,10 @@ class Session(ABC):
         self.manifest = manifest
         self.runtime = runtime
         self.precision = precision
+        self.profile: Profile | None = None
+        """What it was measured to cost on this device, where it was."""
+        self.passed_over: tuple[str, ...] = ()
+        """Why "auto" did not take the other runtimes."""
 
     @abstractmethod
     def condition(self, t: FloatArray, y: IntArray) -> FloatArray:
@@ -118,14 +123,17 @@ class Runtime(Protocol):
     def check(self) -> Ready | Missing:
         """Whether it can be used here; never raises, and imports its library only if that is there."""
 
+    def precisions(self, manifest: Manifest) -> tuple[str, ...]:
+        """The precisions in which it can compute this bundle here, nearest to the model first; asked when `Ready`."""
+
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         """Open a session on a checked bundle.
 
         Args:
             files: the bundle.
-            precision: one of `files.manifest.precisions`.
+            precision: one of `precisions(files.manifest)`.
             threads: CPU threads of one call; None leaves it to the library.
 
         Raises:
-            BundleError: the bundle has no such graphs, or the library refuses them.
+            BundleError: it cannot compute the bundle in that precision, or the library refuses the graphs.
         """

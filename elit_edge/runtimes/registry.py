@@ -11,11 +11,10 @@ from functools import cache
 from elit_edge import runtimes
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import RuntimeUnavailable
+from elit_edge.manifest import Manifest
 from elit_edge.runtimes.contract import Missing, Ready, Runtime, Session
 
 ENTRY_POINTS = "elit_edge.runtimes"
-PREFERENCE = ("onnxruntime", "reference")
-"""The order in which `auto` tries them; one that is not named here comes after."""
 
 
 @cache
@@ -50,36 +49,28 @@ class _Unloadable:
     def check(self) -> Ready | Missing:
         return self._state
 
+    def precisions(self, manifest: Manifest) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:  # noqa: ARG002
-        raise RuntimeUnavailable(f"runtime {self.name} is not ready here: {_words(self._state)}")
+        raise RuntimeUnavailable(f"runtime {self.name} is not ready here: {words(self._state)}")
 
 
 def choose(name: str) -> Runtime:
-    """The runtime of that name, or the first ready one for "auto".
+    """The runtime of that name, if it is ready here.
 
     Raises:
         RuntimeUnavailable: there is none of that name, or it is not ready here; the message holds the remedy.
     """
     known = all_runtimes()
-    if name == "auto":
-        states = {candidate: known[candidate].check() for candidate in _by_preference(known)}
-        for candidate, state in states.items():
-            if isinstance(state, Ready):
-                return known[candidate]
-        raise RuntimeUnavailable(
-            "no runtime is ready here: " + "; ".join(f"{n}: {_words(s)}" for n, s in states.items())
-        )
     if name not in known:
-        raise RuntimeUnavailable(f"unknown runtime {name!r}; there are: auto, {', '.join(_by_preference(known))}")
+        raise RuntimeUnavailable(f"unknown runtime {name!r}; there are: auto, {', '.join(sorted(known))}")
     state = known[name].check()
     if isinstance(state, Missing):
-        raise RuntimeUnavailable(f"runtime {name} is not ready here: {_words(state)}")
+        raise RuntimeUnavailable(f"runtime {name} is not ready here: {words(state)}")
     return known[name]
 
 
-def _by_preference(known: Mapping[str, Runtime]) -> list[str]:
-    return sorted(known, key=lambda name: (PREFERENCE.index(name) if name in PREFERENCE else len(PREFERENCE), name))
-
-
-def _words(state: Ready | Missing) -> str:
+def words(state: Ready | Missing) -> str:
+    """A state for a person: what is there, or why it is not and what to do."""
     return f"{state.reason}; {state.remedy}" if isinstance(state, Missing) else f"ready ({state.version})"

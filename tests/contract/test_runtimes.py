@@ -1,19 +1,34 @@
-"""What elit_edge/runtimes/contract.py promises, held against every runtime that is ready on this machine."""
+"""What elit_edge/runtimes/contract.py promises, held against every runtime that is ready here, in each precision."""
 
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from elit_edge import Bundle
-from elit_edge.errors import BudgetError, RequestError
+from elit_edge.errors import BudgetError, BundleError, RequestError
 from elit_edge.runtimes.contract import Missing, Ready, Session
 from elit_edge.runtimes.registry import all_runtimes
 
-AUTHORS_TOLERANCE = 1e-5
-ROUNDING = 1e-5
-"""Between two ways to compute the same numbers in float32."""
+TOLERANCE = {"fp32": 1e-5, "bf16": 0.1}
+"""From the authors' velocities, of 4 at most, and between two ways to compute the same numbers. In bf16 PyTorch's
+autocast is off by 0.024 on this model; the bar leaves room for kernels that round elsewhere."""
 BUDGETS = range(1, 17)
+
+
+def runtimes_and_precisions():
+    """Every pair to test. The tiny bundle is made after tests are collected: a stand-in says what it holds."""
+    to_come = SimpleNamespace(precisions=("fp32",))
+    for name, runtime in sorted(all_runtimes().items()):
+        state = runtime.check()
+        if isinstance(state, Missing):
+            reason = f"{name}: {state.reason}; {state.remedy}"
+            yield pytest.param((name, None), id=name, marks=pytest.mark.skip(reason=reason))
+        else:
+            for precision in runtime.precisions(to_come):
+                yield pytest.param((name, precision), id=f"{name}-{precision}")
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +36,35 @@ def bundle(tiny_bundle_path):
     return Bundle.open(tiny_bundle_path)
 
 
-@pytest.fixture(scope="module", params=sorted(all_runtimes()))
-def runtime(request):
-    state = all_runtimes()[request.param].check()
-    if isinstance(state, Missing):
-        pytest.skip(f"{request.param}: {state.reason}; {state.remedy}")
+@pytest.fixture(scope="module", params=runtimes_and_precisions())
+def pair(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def session(bundle, runtime):
-    """On one thread: the machine that tests may be busy."""
-    with bundle.prepare(runtime, threads=1) as opened:
+def runtime(pair):
+    return pair[0]
+
+
+@pytest.fixture(scope="module")
+def precision(pair):
+    return pair[1]
+
+
+@pytest.fixture(scope="module")
+def near(precision):
+    return TOLERANCE[precision]
+
+
+@pytest.fixture(scope="module")
+def prepare(bundle, runtime, precision):
+    """On one thread where nothing else is said: the machine that tests may be busy."""
+    return partial(all_runtimes()[runtime].prepare, bundle.files, precision, threads=1)
+
+
+@pytest.fixture(scope="module")
+def session(prepare):
+    with prepare() as opened:
         yield opened
 
 
@@ -62,33 +94,45 @@ def test_a_ready_runtime_says_its_version(runtime):
     assert state.version[0].isdigit()
 
 
-def test_a_session_says_what_it_runs(session, runtime, bundle):
+def test_a_session_says_what_it_runs(session, runtime, precision, bundle):
     assert isinstance(session, Session)
-    assert (session.runtime, session.precision) == (runtime, "fp32")
+    assert (session.runtime, session.precision) == (runtime, precision)
     assert session.manifest == bundle.manifest
 
 
+def test_a_runtime_offers_what_was_collected_and_the_exact_first(runtime, precision, bundle):
+    offered = all_runtimes()[runtime].precisions(bundle.manifest)
+    assert precision in offered
+    assert offered[0] == "fp32"
+
+
+@pytest.mark.parametrize("precision", ["bf17", "fp16", ""])
+def test_a_precision_that_there_is_not_is_refused_with_those_there_are(bundle, runtime, precision):
+    with pytest.raises(BundleError, match=r"tiny.* fp32"):
+        all_runtimes()[runtime].prepare(bundle.files, precision, 1)
+
+
 @pytest.mark.parametrize("latents", BUDGETS)
-def test_the_velocity_is_the_authors_at_every_budget(session, batch, expected, latents):
+def test_the_velocity_is_the_authors_at_every_budget(session, batch, expected, latents, near):
     v = session.velocity(**batch, latents=latents)
     assert v.dtype == np.float32
-    assert furthest(v, expected[f"v_{latents:02d}"]) < AUTHORS_TOLERANCE
+    assert furthest(v, expected[f"v_{latents:02d}"]) < near
 
 
 @pytest.mark.parametrize("latents", [1, 7, 16])
-def test_condition_and_velocity_from_compose_to_velocity(session, batch, latents):
+def test_condition_and_velocity_from_compose_to_velocity(session, batch, latents, near):
     modulations = session.condition(batch["t"], batch["y"])
     assert modulations.dtype == np.float32
     assert modulations.shape == (2, session.manifest.model.modulation_size)
     composed = session.velocity_from(batch["x"], modulations, latents)
-    assert furthest(composed, session.velocity(**batch, latents=latents)) < ROUNDING
+    assert furthest(composed, session.velocity(**batch, latents=latents)) < near
 
 
-def test_conditions_of_a_whole_run_in_one_call_are_those_of_single_calls(session):
+def test_conditions_of_a_whole_run_in_one_call_are_those_of_single_calls(session, near):
     given = samples(37)
     together = session.condition(given["t"], given["y"])
     for i in (0, 17, 36):
-        assert furthest(session.condition(given["t"][i : i + 1], given["y"][i : i + 1]), together[i : i + 1]) < ROUNDING
+        assert furthest(session.condition(given["t"][i : i + 1], given["y"][i : i + 1]), together[i : i + 1]) < near
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +144,14 @@ def alone(session):
 
 
 @pytest.mark.parametrize("count", range(1, 10))
-def test_a_sample_gets_the_same_velocity_in_any_batch(session, alone, count):
+def test_a_sample_gets_the_same_velocity_in_any_batch(session, alone, count, near):
     given = {name: array[-count:] for name, array in samples(9).items()}
-    assert furthest(session.velocity(**given, latents=5), alone[-count:]) < ROUNDING
+    assert furthest(session.velocity(**given, latents=5), alone[-count:]) < near
 
 
-def test_the_budget_may_change_from_call_to_call(session, batch, expected):
+def test_the_budget_may_change_from_call_to_call(session, batch, expected, near):
     for latents in (16, 1, 16, 4, 1):
-        assert furthest(session.velocity(**batch, latents=latents), expected[f"v_{latents:02d}"]) < AUTHORS_TOLERANCE
+        assert furthest(session.velocity(**batch, latents=latents), expected[f"v_{latents:02d}"]) < near
 
 
 def test_inputs_stay_as_they_were(session, batch, expected):
@@ -120,25 +164,25 @@ def test_inputs_stay_as_they_were(session, batch, expected):
         np.testing.assert_array_equal(array, expected[name])
 
 
-def test_read_only_inputs_are_accepted(session, batch, expected):
+def test_read_only_inputs_are_accepted(session, batch, expected, near):
     """As of a memory-mapped file; a session never writes to what it is given."""
     modulations = session.condition(batch["t"], batch["y"])
     for array in (*batch.values(), modulations):
         array.setflags(write=False)
-    assert furthest(session.velocity(**batch, latents=9), expected["v_09"]) < AUTHORS_TOLERANCE
-    assert furthest(session.velocity_from(batch["x"], modulations, 9), expected["v_09"]) < AUTHORS_TOLERANCE
+    assert furthest(session.velocity(**batch, latents=9), expected["v_09"]) < near
+    assert furthest(session.velocity_from(batch["x"], modulations, 9), expected["v_09"]) < near
 
 
-def test_outputs_belong_to_the_caller(session, batch, expected):
+def test_outputs_belong_to_the_caller(session, batch, expected, near):
     modulations = session.condition(batch["t"], batch["y"])
     first = session.velocity(**batch, latents=2)
     session.velocity(-batch["x"], batch["t"], batch["y"], 2)
     session.condition(batch["t"] / 2, batch["y"])
-    assert furthest(first, expected["v_02"]) < AUTHORS_TOLERANCE
-    assert furthest(session.velocity_from(batch["x"], modulations, 2), first) < ROUNDING
+    assert furthest(first, expected["v_02"]) < near
+    assert furthest(session.velocity_from(batch["x"], modulations, 2), first) < near
     first[:] = np.nan
     modulations[:] = np.nan
-    assert furthest(session.velocity(**batch, latents=2), expected["v_02"]) < AUTHORS_TOLERANCE
+    assert furthest(session.velocity(**batch, latents=2), expected["v_02"]) < near
 
 
 @pytest.mark.parametrize(
@@ -151,17 +195,17 @@ def test_outputs_belong_to_the_caller(session, batch, expected):
         pytest.param(lambda array: array[::-1].copy()[::-1], id="reversed"),
     ],
 )
-def test_inputs_may_come_in_any_form(session, batch, expected, disguise):
+def test_inputs_may_come_in_any_form(session, batch, expected, disguise, near):
     given = {name: disguise(array) for name, array in batch.items()}
     v = session.velocity(**given, latents=6)
     assert v.dtype == np.float32
-    assert furthest(v, expected["v_06"]) < AUTHORS_TOLERANCE
+    assert furthest(v, expected["v_06"]) < near
 
 
-def test_labels_may_be_of_any_integer_type(session, batch, expected):
+def test_labels_may_be_of_any_integer_type(session, batch, expected, near):
     for dtype in (np.int32, np.uint8):
         v = session.velocity(batch["x"], batch["t"], batch["y"].astype(dtype), np.int64(6))
-        assert furthest(v, expected["v_06"]) < AUTHORS_TOLERANCE
+        assert furthest(v, expected["v_06"]) < near
 
 
 @pytest.mark.parametrize("latents", [0, 17, -1, -16, 1 << 40, 2.5])
@@ -200,21 +244,21 @@ def test_both_ends_of_time_and_the_null_class_are_no_error(session, batch):
     assert np.isfinite(session.velocity(batch["x"], [0.0, 1.0], [0, 10], 4)).all()
 
 
-def test_a_refused_call_leaves_the_session_usable(session, batch, expected):
+def test_a_refused_call_leaves_the_session_usable(session, batch, expected, near):
     with pytest.raises(BudgetError):
         session.velocity(**batch, latents=17)
-    assert furthest(session.velocity(**batch, latents=8), expected["v_08"]) < AUTHORS_TOLERANCE
+    assert furthest(session.velocity(**batch, latents=8), expected["v_08"]) < near
 
 
-def test_closing_twice_is_no_error(bundle, runtime):
-    opened = bundle.prepare(runtime, threads=1)
+def test_closing_twice_is_no_error(prepare):
+    opened = prepare()
     opened.close()
     opened.close()
 
 
-def test_a_session_is_a_context_manager_that_closes_and_hides_no_error(bundle, runtime):
+def test_a_session_is_a_context_manager_that_closes_and_hides_no_error(prepare):
     closed = []
-    opened = bundle.prepare(runtime, threads=1)
+    opened = prepare()
     close = opened.close
     opened.close = lambda: closed.append(close())
     with opened as entered:
@@ -224,16 +268,16 @@ def test_a_session_is_a_context_manager_that_closes_and_hides_no_error(bundle, r
     assert len(closed) == 2
 
 
-def test_a_session_outlives_another_of_the_same_bundle(bundle, runtime, batch, expected):
-    with bundle.prepare(runtime, threads=1) as kept:
-        bundle.prepare(runtime, threads=1).close()
-        assert furthest(kept.velocity(**batch, latents=16), expected["v_16"]) < AUTHORS_TOLERANCE
+def test_a_session_outlives_another_of_the_same_bundle(prepare, batch, expected, near):
+    with prepare() as kept:
+        prepare().close()
+        assert furthest(kept.velocity(**batch, latents=16), expected["v_16"]) < near
 
 
 @pytest.mark.parametrize("threads", [None, 2])
-def test_the_numbers_do_not_depend_on_the_threads(bundle, runtime, batch, expected, threads):
-    with bundle.prepare(runtime, threads=threads) as opened:
-        assert furthest(opened.velocity(**batch, latents=11), expected["v_11"]) < AUTHORS_TOLERANCE
+def test_the_numbers_do_not_depend_on_the_threads(prepare, batch, expected, threads, near):
+    with prepare(threads=threads) as opened:
+        assert furthest(opened.velocity(**batch, latents=11), expected["v_11"]) < near
 
 
 @pytest.mark.parametrize("threads", [0, -1])
@@ -242,14 +286,14 @@ def test_fewer_than_one_thread_is_refused(bundle, runtime, threads):
         bundle.prepare(runtime, threads=threads)
 
 
-def test_the_threads_of_a_session_are_its_own(bundle, runtime, batch):
+def test_the_threads_of_a_session_are_its_own(prepare, batch):
     """torch counts its threads for the whole process; a session must not leave that changed."""
     torch = sys.modules.get("torch")
     if torch is None:
         pytest.skip("torch is not in use")
     before = torch.get_num_threads()
     try:
-        with bundle.prepare(runtime, threads=before + 1) as opened:
+        with prepare(threads=before + 1) as opened:
             opened.velocity(**batch, latents=1)
             assert torch.get_num_threads() == before
     finally:

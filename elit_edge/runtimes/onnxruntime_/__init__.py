@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from elit_edge.bundle_files import BundleFiles
+from elit_edge.manifest import Manifest
 from elit_edge.runtimes.contract import Missing, Ready, Session, library_state
 
 
@@ -13,6 +14,9 @@ class OnnxRuntime:
 
     def check(self) -> Ready | Missing:
         return library_state("onnxruntime", "pip install onnxruntime")
+
+    def precisions(self, manifest: Manifest) -> tuple[str, ...]:
+        return manifest.precisions
 
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         from elit_edge.runtimes.onnxruntime_.session import OnnxRuntimeSession

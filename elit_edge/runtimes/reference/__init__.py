@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from elit_edge.bundle_files import BundleFiles
+from elit_edge.manifest import Manifest
 from elit_edge.runtimes.contract import Missing, Ready, Session, library_state
 
 REMEDY = "pip install 'elit-edge[export]'"
@@ -17,6 +18,9 @@ class Reference:
         state = library_state("torch", REMEDY)
         weights = library_state("safetensors", REMEDY)
         return weights if isinstance(state, Ready) and isinstance(weights, Missing) else state
+
+    def precisions(self, manifest: Manifest) -> tuple[str, ...]:
+        return manifest.precisions
 
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         from elit_edge.runtimes.reference.session import ReferenceSession

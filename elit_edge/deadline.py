@@ -1,0 +1,118 @@
+"""A run against the clock: its plan, its governor, and the report of what was promised and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from elit_edge.errors import RequestError
+from elit_edge.governor import Change, Governor, Pressure
+from elit_edge.planning import FloatVector, Plan, Planner, Wish
+from elit_edge.profiling import MEASURING_S, measure
+from elit_edge.runtimes.contract import Session
+from elit_edge.sampling import GuidanceKind, Move
+
+MEASURING_SHARE = 0.1
+"""Of a deadline, for measuring a session that has no profile yet."""
+
+_PLANNERS: WeakKeyDictionary[Session, Planner] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class DeadlineReport:
+    """What was promised and what came of it."""
+
+    plan: Plan
+    deadline_ms: float
+    elapsed_ms: float
+    """From the call of `generate` until its pictures were ready."""
+    changes: tuple[Change, ...]
+    """Each time that the governor left the plan."""
+    landed: bool
+    """Whether the run ended early, on the picture that its last step predicted."""
+    distance: float
+    """Expected distance of what was really run to the reference plan's pictures, read from the quality table."""
+    governor_ms: float
+    """Time that watching and planning again took."""
+
+    @property
+    def kept(self) -> bool:
+        return self.elapsed_ms <= self.deadline_ms
+
+
+class TimedRun:
+    """One run with a deadline; `begun` is when its clock started."""
+
+    def __init__(
+        self,
+        session: Session,
+        classes: Sequence[int],
+        begun: float,
+        deadline_s: float | None,
+        plan: Plan | None,
+        guidance: GuidanceKind | None,
+        pressure: Pressure | None,
+    ) -> None:
+        """`plan`: in place of one made here. Its bound is the deadline where there is no other.
+
+        Raises:
+            RequestError: the deadline is no time.
+            DeadlineError, PlanError: no plan keeps it.
+        """
+        if deadline_s is not None and not 0 < deadline_s < np.inf:
+            raise RequestError(f"deadline = {deadline_s}: must be a number of seconds above 0")
+        self._begun, self._pressure, self._batch = begun, pressure, len(classes)
+        self._planner = _planner(session, deadline_s)
+        if plan is None:
+            assert deadline_s is not None
+            share = 1.0 if pressure is None else pressure()[0]
+            left_ms = (begun + deadline_s - time.perf_counter()) * 1e3
+            # the null class of cfg and ccfg is one class more
+            wish = Wish(len(classes), len(set(classes)) + 1, deadline_ms=left_ms, guidance=guidance, cap=share)
+            plan = self._planner.plan(wish)
+        self.plan = plan
+        bound_ms = plan.bound_ms if deadline_s is None else deadline_s * 1e3
+        self._bound_ms = np.inf if bound_ms is None else bound_ms
+        self._governor: Governor | None = None
+
+    @property
+    def steps_left(self) -> int:
+        assert self._governor is not None
+        return self._governor.steps_left
+
+    def moves(self, grid: FloatVector) -> Iterator[Move]:
+        """The steps over the plan's times, as the governor decides them; call when the first is about to begin."""
+        finish_ms = self._planner.finish_ms(self.plan, self._batch)
+        ends_at = self._begun + (self._bound_ms - finish_ms) / 1e3
+        self._governor = Governor(self._planner, self.plan, grid, self._batch, ends_at, pressure=self._pressure)
+        return self._governor.moves()
+
+    def report(self, grid: FloatVector, taken: Sequence[Move]) -> DeadlineReport:
+        """To be called when the pictures are ready."""
+        assert self._governor is not None
+        visited = [0, *(move.to for move in taken)]
+        visited[-1] = len(grid) - 1  # a run that ended early went from its last step's start to 0 at once
+        variant = (self.plan.guidance, min(move.weak_latents for move in taken))
+        return DeadlineReport(
+            plan=self.plan,
+            deadline_ms=self._bound_ms,
+            elapsed_ms=(time.perf_counter() - self._begun) * 1e3,
+            changes=tuple(self._governor.changes),
+            landed=self._governor.landed,
+            distance=self._planner.loss.of(variant, grid[visited], [move.latents for move in taken]),
+            governor_ms=self._governor.own_ms,
+        )
+
+
+def _planner(session: Session, deadline_s: float | None) -> Planner:
+    """The planner of a session, made once; a session without a profile is measured now."""
+    if session not in _PLANNERS:
+        if session.profile is None:
+            seconds = MEASURING_S if deadline_s is None else min(MEASURING_S, deadline_s * MEASURING_SHARE)
+            session.profile = measure(session, "", seconds=seconds)
+        _PLANNERS[session] = Planner.of(session.manifest, [session.profile])
+    return _PLANNERS[session]

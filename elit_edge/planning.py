@@ -1,0 +1,365 @@
+"""Plans: which runtime, steps, budgets and guidance make the best pictures within a bound. Pure; no clock, no model.
+
+For a number of steps and a guidance, a plan starts with the cheapest budget everywhere and is improved where a
+millisecond buys most, one step and one rung at a time. On the lower convex hull of (cost, loss) that greedy order is
+optimal at every bound it stops at, and budgets that are slower and worse than others are not on the hull at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from elit_edge.costs import Costs, Profile
+from elit_edge.errors import DeadlineError, PlanError
+from elit_edge.manifest import Manifest
+from elit_edge.quality import Loss, Variant, published_table
+from elit_edge.sampling import GuidanceKind, Solver, times
+
+CONFIDENCE = 0.9
+"""Chance that a plan's time is kept without the governor's help."""
+LEAST_DRIFT = 0.02
+"""No machine's speed is steadier than this from one second to the next."""
+STEP_RATIO = 1.12
+"""Numbers of steps that are considered lie this far apart."""
+
+FINISHES = 4.0
+"""Checks and pixels after the last step, in units of the solver's arithmetic of a step."""
+EVALUATIONS: Mapping[Solver, int] = {"euler": 1, "heun": 2, "euler-maruyama": 1}
+"""Of the model in a step."""
+WORTH_DIGITS = 9
+"""Steps whose worth differs in the last bits alone are improved in their order."""
+
+FloatVector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What pictures, within which bounds. None: no bound of that kind; at least one must be given."""
+
+    batch: int
+    classes: int
+    """Different labels, the null class included where guidance needs it."""
+    deadline_ms: float | None = None
+    memory_bytes: int | None = None
+    joules: float | None = None
+    guidance: GuidanceKind | None = None
+    """Guidance that the user insists on."""
+    cap: float = 1.0
+    """Share of the full budget's FLOPs that a step may take, under thermal or battery pressure."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to make the pictures."""
+
+    runtime: str
+    precision: str
+    solver: Solver
+    guidance: GuidanceKind
+    weak_latents: int
+    latents: tuple[int, ...]
+    """The budget of each step."""
+    distance: float
+    """Expected distance to the reference plan's pictures."""
+    expected_ms: float
+    """Expected time, without a margin."""
+    margin: float
+    """Share of the expected time held back for the confidence."""
+    memory_bytes: int | None
+    joules: float | None
+    bound_ms: float | None = None
+    """The time that the plan has to fit: of the deadline, or of the energy."""
+
+    @property
+    def steps(self) -> int:
+        return len(self.latents)
+
+    def words(self) -> str:
+        """One line for a person."""
+        low, high = min(self.latents), max(self.latents)
+        span = str(low) if low == high else f"{low} to {high}"
+        weak = f" weak {self.weak_latents}" if self.guidance in ("ccfg", "autoguidance") else ""
+        return (
+            f"{self.runtime} {self.precision}, {self.steps} steps at {span} latents, {self.guidance}{weak}: "
+            f"{self.expected_ms:.0f} ms expected, distance {self.distance:.3f}"
+        )
+
+
+class Curve:
+    """All plans of one runtime, guidance and grid of times, from the cheapest to the best."""
+
+    def __init__(
+        self, loss: Loss, variant: Variant, budgets: Sequence[int], step_ms: FloatVector, grid: FloatVector
+    ) -> None:
+        """`step_ms`: what a step costs at each of `budgets`; `grid`: times, [steps + 1], falling."""
+        self.variant, self.grid = variant, grid
+        self.all_budgets, self.all_step_ms = tuple(budgets), tuple(step_ms.tolist())
+        self.steps = len(grid) - 1
+        lengths = grid[:-1] - grid[1:]
+        weights = loss.weight((grid[:-1] + grid[1:]) / 2)
+        density = 1 / float(lengths.mean())
+        squared = loss.squared(variant, density, budgets)
+        rungs = _lower_hull(step_ms, squared)
+        self.budgets = [budgets[i] for i in rungs]
+        """The budgets worth having, cheapest first."""
+        self.step_ms = step_ms[rungs]
+        self.least_ms = float(self.step_ms[0])
+        """The cheapest step."""
+        values = squared[rungs]
+        best = values[-1]
+        self.base_ms = self.steps * self.least_ms
+        self.base_loss = float((lengths * (best + weights * (values[0] - best))).sum())
+        gains = (lengths * weights)[:, None] * -np.diff(values)[None, :]
+        prices = np.broadcast_to(np.diff(self.step_ms), gains.shape)
+        worth = gains / prices
+        order = np.argsort(-np.round(worth / (worth.max(initial=0.0) or 1.0), WORTH_DIGITS), axis=None, kind="stable")
+        self._step_of = order // max(1, len(rungs) - 1)
+        self._rung_of = order % max(1, len(rungs) - 1)
+        self._prices, self._gains = prices.reshape(-1)[order], gains.reshape(-1)[order]
+        self._spent, self._won = np.cumsum(self._prices), np.cumsum(self._gains)
+
+    def fit(self, bound_ms: float, top: int | None = None) -> tuple[float, float] | None:
+        """Time and loss of the best plan that takes at most `bound_ms`; None where none does."""
+        if self.base_ms > bound_ms:
+            return None
+        if top is not None and top < len(self.budgets) - 1:
+            _, spent, won = self._capped(bound_ms - self.base_ms, top)
+            return self.base_ms + spent, self.base_loss - won
+        count = int(np.searchsorted(self._spent, bound_ms - self.base_ms, side="right"))
+        if count == 0:
+            return self.base_ms, self.base_loss
+        return self.base_ms + float(self._spent[count - 1]), self.base_loss - float(self._won[count - 1])
+
+    def latents(self, bound_ms: float, top: int | None = None) -> list[int]:
+        """The budgets of the steps within `bound_ms` for all of them; the cheapest where it is short."""
+        rungs, _, _ = self._capped(bound_ms - self.base_ms, len(self.budgets) - 1 if top is None else top)
+        return [self.budgets[rung] for rung in rungs]
+
+    def _capped(self, spare_ms: float, top: int) -> tuple[list[int], float, float]:
+        """The rung of each step, what they cost beyond the cheapest, and what they gain."""
+        allowed = self._rung_of < top
+        steps, prices, gains = self._step_of[allowed], self._prices[allowed], self._gains[allowed]
+        spent = np.cumsum(prices)
+        count = int(np.searchsorted(spent, spare_ms, side="right"))
+        rungs = np.bincount(steps[:count], minlength=self.steps)
+        return rungs.tolist(), float(spent[count - 1]) if count else 0.0, float(gains[:count].sum())
+
+    def dearest_within(self, ms: float) -> int:
+        """The best budget whose step takes at most `ms`; the cheapest where none does."""
+        count = int(np.searchsorted(self.step_ms, ms, side="right"))
+        return self.budgets[max(count - 1, 0)]
+
+    def top_of(self, cap: float, flops: Mapping[int, int]) -> int:
+        """The highest rung whose pass takes at most that share of the dearest budget's FLOPs."""
+        full = max(flops.values())
+        allowed = [i for i, budget in enumerate(self.budgets) if flops[budget] <= cap * full]
+        return allowed[-1] if allowed else 0
+
+
+def _lower_hull(costs: FloatVector, losses: FloatVector) -> list[int]:
+    """Indices on the lower convex hull that still fall, cheapest first: the budgets that are worth their time."""
+    order = sorted(range(len(costs)), key=lambda i: (costs[i], losses[i]))
+    hull: list[int] = []
+    for i in order:
+        if hull and (losses[i] >= losses[hull[-1]] or costs[i] == costs[hull[-1]]):
+            continue
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            if (losses[a] - losses[b]) * (costs[i] - costs[b]) > (losses[b] - losses[i]) * (costs[b] - costs[a]):
+                break
+            hull.pop()
+        hull.append(i)
+    return hull
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of what a planner chose from."""
+
+    plan: Plan
+    verdict: str
+    """"chosen", "worse", or why it does not fit."""
+
+
+@dataclass
+class Planner:
+    """Plans for one bundle on one device. Curves are kept, so that a second wish costs microseconds."""
+
+    candidates: Sequence[Costs]
+    loss: Loss
+    flops: Mapping[int, int]
+    """Of one pass for one sample at each budget of the bundle."""
+    opening: bool = False
+    """Whether a plan pays for opening its runtime, too."""
+    confidence: float = CONFIDENCE
+    _curves: dict[tuple[int, Variant, int, int], Curve] = field(default_factory=dict)
+    _step_ms: dict[tuple[int, Variant, int], FloatVector] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, manifest: Manifest, profiles: Sequence[Profile], *, opening: bool = False) -> Planner:
+        """A planner for a bundle: with its own quality table, or the paper's figures until it has one."""
+        defaults = manifest.sampler
+        table = manifest.quality or published_table(
+            manifest.latents_per_group, defaults.guidance, defaults.weak_latents, defaults.scale
+        )
+        flops = {rung.latents: rung.velocity_flops for rung in manifest.ladder}
+        return cls([Costs(profile, flops) for profile in profiles], Loss(table), flops, opening=opening)
+
+    def plan(self, wish: Wish) -> Plan:
+        """The best plan within the bounds.
+
+        Raises:
+            DeadlineError: no plan is fast enough.
+            PlanError: no plan fits the memory or energy, or none can be held against it.
+                The error's `nearest` is the plan that comes closest.
+        """
+        return next(row.plan for row in self.table(wish) if row.verdict == "chosen")
+
+    def table(self, wish: Wish) -> list[Row]:
+        """The best plan of each runtime, guidance and number of steps, best first: what `plan` chose from.
+
+        Raises:
+            DeadlineError, PlanError: as `plan`.
+        """
+        if wish.deadline_ms is wish.memory_bytes is wish.joules is None:
+            raise PlanError("a plan needs a bound: a deadline, memory or energy", None)
+        fitting: list[Plan] = []
+        failing: list[Row] = []
+        for index, costs in enumerate(self.candidates):
+            for variant in self._variants(wish):
+                for steps in self._step_counts():
+                    plan, fault = self._best(index, costs, variant, steps, wish)
+                    if fault is None:
+                        fitting.append(plan)
+                    else:
+                        failing.append(Row(plan, fault))
+        if not fitting:
+            raise self._infeasible(wish, [row.plan for row in failing])
+        fitting.sort(key=lambda plan: (plan.distance, plan.expected_ms))
+        failing.sort(key=lambda row: row.plan.expected_ms)
+        rows = [Row(plan, "worse") for plan in fitting]
+        rows[0] = replace(rows[0], verdict="chosen")
+        return rows + failing
+
+    def rest(self, plan: Plan, weak_latents: int, grid: FloatVector, batch: int) -> Curve:
+        """All ways to go on with a plan over the times that are left.
+
+        Raises:
+            PlanError: the planner has no costs of the plan's runtime.
+        """
+        return self._on_grid(self._costs(plan)[0], (plan.guidance, weak_latents), grid, batch)
+
+    def _costs(self, plan: Plan) -> tuple[int, Costs]:
+        for index, costs in enumerate(self.candidates):
+            if (costs.profile.runtime, costs.profile.precision) == (plan.runtime, plan.precision):
+                return index, costs
+        raise PlanError(f"no costs of {plan.runtime} {plan.precision} to go on with this plan", None)
+
+    def weaker(self, plan: Plan) -> list[int]:
+        """The weak budgets that a plan's guidance may fall back to, its own first, then less and less."""
+        own = {weak for kind, weak in self.loss.variants if kind == plan.guidance and weak < plan.weak_latents}
+        return [plan.weak_latents, *sorted(own, reverse=True)]
+
+    def overhead_ms(self, costs: Costs, steps: int, wish: Wish) -> float:
+        """What a run costs beside its steps: its conditions and, where that is asked for, opening the runtime."""
+        opening = costs.profile.open_ms if self.opening else 0.0
+        return costs.condition_ms(steps * wish.classes) + FINISHES * costs.profile.solver_ms * wish.batch + opening
+
+    def finish_ms(self, plan: Plan, batch: int) -> float:
+        """What is left to do after the last step."""
+        return FINISHES * self._costs(plan)[1].profile.solver_ms * batch
+
+    def _variants(self, wish: Wish) -> list[Variant]:
+        variants = [v for v in self.loss.variants if wish.guidance in (None, v[0])]
+        if not variants:
+            known = ", ".join(dict.fromkeys(kind for kind, _ in self.loss.variants))
+            raise PlanError(
+                f"guidance {wish.guidance} is not in the bundle's quality table, which has: {known}; "
+                "choose one of them, or give steps and latents instead of a bound",
+                None,
+            )
+        return variants
+
+    def _step_counts(self) -> list[int]:
+        counts, value = [1], 1.0
+        while counts[-1] < self.loss.most_steps:
+            value = max(value * STEP_RATIO, counts[-1] + 1.0)
+            counts.append(min(round(value), self.loss.most_steps))
+        return counts
+
+    def _curve(self, index: int, variant: Variant, steps: int, batch: int) -> Curve:
+        key = (index, variant, steps, batch)
+        if key not in self._curves:
+            self._curves[key] = self._on_grid(index, variant, times(self.loss.table.solver, steps), batch)
+        return self._curves[key]
+
+    def _on_grid(self, index: int, variant: Variant, grid: FloatVector, batch: int) -> Curve:
+        budgets = sorted(self.flops)
+        if (index, variant, batch) not in self._step_ms:
+            ms = [self.candidates[index].step_ms(latents, batch, *variant) for latents in budgets]
+            self._step_ms[index, variant, batch] = np.array(ms) * EVALUATIONS[self.loss.table.solver]
+        return Curve(self.loss, variant, budgets, self._step_ms[index, variant, batch], grid)
+
+    def _best(self, index: int, costs: Costs, variant: Variant, steps: int, wish: Wish) -> tuple[Plan, str | None]:
+        """The best plan of these settings and None; or the cheapest one and what it breaks."""
+        curve = self._curve(index, variant, steps, wish.batch)
+        overhead = self.overhead_ms(costs, steps, wish)
+        margin = NormalDist().inv_cdf(self.confidence) * max(costs.profile.drift, LEAST_DRIFT)
+        bounds = [np.inf] if wish.deadline_ms is None else [wish.deadline_ms]
+        if wish.joules is not None and costs.profile.watts:
+            bounds.append(wish.joules / costs.profile.watts * 1e3)
+        bound = min(bounds)
+        memory = costs.memory_bytes(wish.batch if variant[0] != "cfg" else 2 * wish.batch)
+        top = None if wish.cap >= 1 else curve.top_of(wish.cap, self.flops)
+        fitted = curve.fit(bound / (1 + margin) - overhead, top)
+        fault = None
+        if fitted is None:
+            fault = "too slow" if bound == wish.deadline_ms else "too much energy"
+        if wish.memory_bytes is not None and (memory is None or memory > wish.memory_bytes):
+            fault = "memory not measured" if memory is None else "too much memory"
+        if wish.joules is not None and not costs.profile.watts:
+            fault = "no energy sensor"
+        step_bound = bound / (1 + margin) - overhead if fitted else curve.base_ms
+        expected = (fitted[0] if fitted else curve.base_ms) + overhead
+        plan = Plan(
+            runtime=costs.profile.runtime,
+            precision=costs.profile.precision,
+            solver=self.loss.table.solver,
+            guidance=variant[0],
+            weak_latents=variant[1],
+            latents=tuple(curve.latents(step_bound, top=top)),
+            distance=float(np.sqrt(max(fitted[1] if fitted else curve.base_loss, 0.0))),
+            expected_ms=expected,
+            margin=margin,
+            memory_bytes=memory,
+            joules=costs.joules(expected),
+            bound_ms=None if bound == np.inf else bound,
+        )
+        return plan, fault
+
+    def _infeasible(self, wish: Wish, plans: list[Plan]) -> PlanError:
+        if wish.joules is not None and all(plan.joules is None for plan in plans):
+            return PlanError("an energy bound needs a sensor, and none is readable here (elit-edge probe)", None)
+        sized = [plan for plan in plans if plan.memory_bytes is not None]
+        if wish.memory_bytes is not None and not sized:
+            return PlanError("a memory bound needs measured memory, and this platform does not tell it", None)
+        if wish.memory_bytes is not None and all(p.memory_bytes > wish.memory_bytes for p in sized if p.memory_bytes):
+            nearest = min(sized, key=lambda plan: (plan.memory_bytes or 0, plan.distance))
+            return PlanError(
+                f"no plan holds within {wish.memory_bytes / 1e6:.0f} MB for {wish.batch} pictures at once; the nearest "
+                f"needs {(nearest.memory_bytes or 0) / 1e6:.0f} MB: {nearest.words()}",
+                nearest,
+            )
+        nearest = min(plans, key=lambda plan: plan.expected_ms)
+        needed = nearest.expected_ms * (1 + nearest.margin)
+        if wish.joules is not None and (wish.deadline_ms is None or needed <= wish.deadline_ms):
+            return PlanError(f"no plan takes at most {wish.joules:g} J; the nearest: {nearest.words()}", nearest)
+        return DeadlineError(
+            f"no plan keeps {wish.deadline_ms:.0f} ms here; the fastest needs {needed:.0f} ms: {nearest.words()}",
+            nearest,
+        )

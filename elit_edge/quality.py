@@ -1,0 +1,211 @@
+"""What a bundle's pictures lose at each plan: the measured table, and the loss of any plan read from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from elit_edge.model_config import Count, Positive
+from elit_edge.sampling import GuidanceKind, Solver
+
+Distance = Annotated[float, msgspec.Meta(ge=0)]
+FloatVector = npt.NDArray[np.float64]
+
+
+class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Cell(_Struct, frozen=True, kw_only=True):
+    """How far the pictures of one plan are from the reference's: the same budget at every step."""
+
+    steps: Positive
+    latents: Positive
+    guidance: GuidanceKind
+    weak_latents: Positive
+    distance: Distance
+    """Mean over pictures of |x - reference| / |reference|, each pair from the same noise."""
+    low: Distance
+    high: Distance
+    """95% bootstrap interval of the mean."""
+    frechet: Distance | None
+    """Frechet distance of the two sets in the feature space; None where no feature network was given."""
+
+
+class Band(_Struct, frozen=True, kw_only=True):
+    """A small budget in a part of the run alone, the full one elsewhere: which times need their latents."""
+
+    steps: Positive
+    latents: Positive
+    """Kept while end < t <= start."""
+    start: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    end: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+    distance: Distance
+
+
+class QualityTable(_Struct, frozen=True, kw_only=True):
+    """Distances to the reference plan's pictures, paired by noise. Made by `elit-edge evaluate`."""
+
+    reference: Cell
+    """The reference plan; its distance to itself is 0."""
+    solver: Solver
+    scale: Annotated[float, msgspec.Meta(ge=0)]
+    pictures: Count
+    seed: Count
+    features_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None
+    origin: Literal["measured", "published"] = "measured"
+    cells: Annotated[tuple[Cell, ...], msgspec.Meta(min_length=1)]
+    bands: tuple[Band, ...] = ()
+
+
+Variant = tuple[GuidanceKind, int]
+"""Guidance and the budget of its weak pass."""
+
+LEAST = 1e-12
+"""Keeps the logarithm of a distance of 0."""
+
+
+class Loss:
+    """The loss of any plan, read from a table.
+
+    Squared distances add up over a run: a step of length dt at time t costs dt · (Q(1/dt, P) + w(t) · (Q(1/dt, J) - Q(1/dt, P))),
+    where Q(n, J) is the squared distance of the plan of n steps at J latents, and w(t), of mean 1, says how much a small
+    budget costs at that time (from the table's bands; 1 where it has none). For an even plan that is the table's own cell.
+    """
+
+    def __init__(self, table: QualityTable) -> None:
+        self.table = table
+        self._grids: dict[Variant, tuple[FloatVector, FloatVector, npt.NDArray[np.float64]]] = {}
+        for variant in dict.fromkeys((cell.guidance, cell.weak_latents) for cell in table.cells):
+            self._grids[variant] = _grid([c for c in table.cells if (c.guidance, c.weak_latents) == variant])
+        self._edges, self._weights = _band_weights(self)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        return tuple(self._grids)
+
+    @property
+    def most_steps(self) -> int:
+        """More were not measured."""
+        return max(cell.steps for cell in self.table.cells)
+
+    def squared(self, variant: Variant, density: float, latents: npt.ArrayLike) -> FloatVector:
+        """Q of each budget at a density of steps (steps a unit of time: n for an even plan of n steps)."""
+        steps, budgets, logs = self._grids[variant]
+        return np.exp(np.interp(np.asarray(latents, np.float64), budgets, _at_density(steps, logs, density)))
+
+    def weight(self, times: npt.ArrayLike) -> FloatVector:
+        """How much a small budget costs at each time, against the mean of a run."""
+        found = np.searchsorted(self._edges, np.asarray(times, np.float64), side="left") - 1
+        weights: FloatVector = self._weights[np.clip(found, 0, len(self._weights) - 1)]
+        return weights
+
+    def of(self, variant: Variant, grid: npt.ArrayLike, latents: npt.ArrayLike) -> float:
+        """The distance that a plan's pictures are expected to have.
+
+        Args:
+            variant: one of `variants`.
+            grid: times from 1 down to 0, [steps + 1].
+            latents: the budget of each step, [steps].
+        """
+        times, budgets = np.asarray(grid, np.float64), np.asarray(latents)
+        full = max(cell.latents for cell in self.table.cells)
+        total = 0.0
+        for start, end, budget in zip(times[:-1], times[1:], budgets, strict=True):
+            best, found = self.squared(variant, 1 / (start - end), [full, budget])
+            total += (start - end) * (best + float(self.weight((start + end) / 2)) * (found - best))
+        return float(np.sqrt(max(total, 0.0)))
+
+
+def _grid(cells: list[Cell]) -> tuple[FloatVector, FloatVector, npt.NDArray[np.float64]]:
+    """log steps [N], latents [J], log of the squared distance [N, J]; a hole is filled along its row."""
+    steps = sorted({cell.steps for cell in cells})
+    budgets = sorted({cell.latents for cell in cells})
+    known = {(cell.steps, cell.latents): 2 * np.log(max(cell.distance, LEAST)) for cell in cells}
+    logs = np.empty((len(steps), len(budgets)))
+    for row, count in zip(logs, steps, strict=True):
+        there = [budget for budget in budgets if (count, budget) in known]
+        row[:] = np.interp(budgets, there, [known[count, budget] for budget in there])
+    return np.log(np.array(steps, np.float64)), np.array(budgets, np.float64), logs
+
+
+def _at_density(steps: FloatVector, logs: npt.NDArray[np.float64], density: float) -> FloatVector:
+    """The row at a density: a power law between neighbours and below the first, constant above the last."""
+    wanted = min(float(np.log(density)), float(steps[-1]))
+    if len(steps) == 1:
+        row: FloatVector = logs[0]
+        return row
+    after = int(np.clip(np.searchsorted(steps, wanted), 1, len(steps) - 1))
+    share = (wanted - steps[after - 1]) / (steps[after] - steps[after - 1])
+    between: FloatVector = logs[after - 1] + share * (logs[after] - logs[after - 1])
+    return between
+
+
+def _band_weights(loss: Loss) -> tuple[FloatVector, FloatVector]:
+    """Edges of time, ascending, and the weight between each two; of mean 1 over the run."""
+    bands = loss.table.bands
+    edges = sorted({edge for band in bands for edge in (band.start, band.end)} | {0.0, 1.0})
+    if not bands:
+        return np.array(edges), np.ones(1)
+    reference = loss.table.reference
+    variant = (reference.guidance, reference.weak_latents)
+    rises = np.zeros(len(edges) - 1)
+    for band in bands:
+        full, small = loss.squared(variant, band.steps, [reference.latents, band.latents])
+        rise = max(band.distance**2 - full, 0.0) / max(small - full, LEAST)
+        inside = [band.end <= low and high <= band.start for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        rises += np.where(inside, rise / (band.start - band.end), 0.0)
+    lengths = np.diff(edges)
+    mean = float((rises * lengths).sum())
+    weights = rises / mean if mean > 0 else np.ones(len(lengths))
+    return np.array(edges), np.maximum(weights, 0.05)
+
+
+PUBLISHED_STEPS = (10, 20, 40)
+PUBLISHED_FID = {
+    1.0: (28.8, 16.3, 12.15),
+    0.75: (29.4, 16.6, 12.5),
+    0.5: (30.0, 17.1, 12.95),
+    0.25: (32.1, 18.7, 14.2),
+    0.125: (35.8, 21.6, 16.8),
+}
+"""FID10K by share of the latents and steps, of ELIT on ImageNet at 256 px. Source: arXiv 2603.12245, figure 8, read off
+the plot."""
+
+
+def published_table(latents_per_group: int, guidance: GuidanceKind, weak_latents: int, scale: float) -> QualityTable:
+    """What stands in for a bundle's own table until it is measured: the paper's figures, as squared distances.
+
+    They order plans by the paper's model; as distances of this bundle's pictures they mean nothing.
+    """
+    cells = {
+        (steps, max(1, round(latents_per_group * share))): float(np.sqrt(fid))
+        for share, row in PUBLISHED_FID.items()
+        for steps, fid in zip(PUBLISHED_STEPS, row, strict=True)
+    }
+
+    def cell(steps: int, latents: int, distance: float) -> Cell:
+        return Cell(
+            steps=steps,
+            latents=latents,
+            guidance=guidance,
+            weak_latents=weak_latents,
+            distance=distance,
+            low=distance,
+            high=distance,
+            frechet=None,
+        )
+
+    return QualityTable(
+        reference=cell(PUBLISHED_STEPS[-1], latents_per_group, 0.0),
+        solver="euler",
+        scale=scale,
+        pictures=0,
+        seed=0,
+        features_sha256=None,
+        origin="published",
+        cells=tuple(cell(*plan, distance) for plan, distance in cells.items()),
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError, RequestError
+from elit_edge.fit import check_memory, resident_bytes, run_memory_bytes
 from elit_edge.manifest import Manifest
 from elit_edge.profiles import Report, profiles_of
 from elit_edge.runtimes.contract import Session
@@ -56,9 +57,15 @@ class Bundle:
             RequestError: `threads` is less than 1.
             RuntimeUnavailable: the runtime is not ready here; the message holds the remedy.
             BundleError: the bundle has no graphs of that precision, or the runtime refuses them.
+            FitError: the memory that is free here is too small.
         """
         if threads is not None and threads < 1:
             raise RequestError(f"threads = {threads}: at least 1, or None to leave it to the runtime")
+        check_memory(
+            run_memory_bytes(self.manifest, 1) - resident_bytes(),
+            f"running {self.manifest.name}",
+            "close other programs, or take a smaller model",
+        )
         if runtime == "auto":
             return self._fastest(precision, threads, report)
         chosen = choose(runtime)

@@ -63,30 +63,44 @@ class Profile(_Struct, frozen=True, kw_only=True):
 
 
 class Costs:
-    """Predictions from a profile. Between measured points a pass is linear in FLOPs, and in the batch."""
+    """Predictions from a profile: linear in FLOPs between measured budgets, and in the batch."""
 
     def __init__(self, profile: Profile, flops: Mapping[int, int]) -> None:
         """`flops`: of one pass for one sample at each budget of the bundle."""
         self.profile = profile
         self._flops = flops
-        self._curves: dict[int, tuple[list[float], list[float]]] = {}
-        for batch in sorted({point.batch for point in profile.points}):
-            rows = sorted((float(flops[p.latents]), p.median_ms) for p in profile.points if p.batch == batch)
-            self._curves[batch] = ([row[0] for row in rows], [row[1] for row in rows])
+        self._batches = sorted({point.batch for point in profile.points})
+        self._curves = {self._batches[0]: self._points(self._batches[0])}
+        for batch in self._batches[1:]:
+            known, times = self._points(batch)
+            alone = [self._measured_ms(each, self._batches[0]) for each in known]
+            factor = batch / self._batches[0]
+            self._curves[batch] = (known, [ms - factor * each for ms, each in zip(times, alone, strict=True)])
+
+    def _points(self, batch: int) -> tuple[list[float], list[float]]:
+        rows = sorted((float(self._flops[p.latents]), p.median_ms) for p in self.profile.points if p.batch == batch)
+        return [row[0] for row in rows], [row[1] for row in rows]
 
     def pass_ms(self, latents: int, batch: int) -> float:
         """One pass of the model for `batch` samples."""
-        batches = list(self._curves)
+        batches = self._batches
         if len(batches) == 1:
-            return self._measured_ms(latents, batches[0]) * batch / batches[0]
+            return self._of_batch_ms(latents, batches[0]) * batch / batches[0]
         above = next((i for i, known in enumerate(batches) if known >= batch), len(batches) - 1)
         low, high = batches[max(above, 1) - 1], batches[max(above, 1)]
-        at_low, at_high = self._measured_ms(latents, low), self._measured_ms(latents, high)
+        at_low, at_high = self._of_batch_ms(latents, low), self._of_batch_ms(latents, high)
         return max(at_low + (batch - low) * (at_high - at_low) / (high - low), at_low * min(1.0, batch / low))
 
-    def _measured_ms(self, latents: int, batch: int) -> float:
-        flops, times = self._curves[batch]
-        return float(np.interp(float(self._flops[latents]), flops, times))
+    def _of_batch_ms(self, latents: int, batch: int) -> float:
+        """A measured batch. Few budgets are measured of the larger ones: what they lack follows the smallest batch."""
+        flops, least = float(self._flops[latents]), self._batches[0]
+        if batch == least:
+            return self._measured_ms(flops, batch)
+        return batch / least * self._measured_ms(flops, least) + self._measured_ms(flops, batch)
+
+    def _measured_ms(self, flops: float, batch: int) -> float:
+        known, times = self._curves[batch]
+        return float(np.interp(flops, known, times))
 
     def step_ms(self, latents: int, batch: int, guidance: GuidanceKind, weak_latents: int) -> float:
         """One solver step of one evaluation: its passes, and the arithmetic around them."""

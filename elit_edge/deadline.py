@@ -67,33 +67,42 @@ class TimedRun:
             raise RequestError(f"deadline = {deadline_s}: must be a number of seconds above 0")
         self._begun, self._pressure, self._batch = begun, pressure, len(classes)
         self._planner = _planner(session, deadline_s)
+        self._cap = 1.0 if pressure is None else pressure()[0]
         if plan is None:
             assert deadline_s is not None
-            share = 1.0 if pressure is None else pressure()[0]
             left_ms = (begun + deadline_s - time.perf_counter()) * 1e3
             # the null class of cfg and ccfg is one class more
-            wish = Wish(len(classes), len(set(classes)) + 1, deadline_ms=left_ms, guidance=guidance, cap=share)
+            wish = Wish(len(classes), len(set(classes)) + 1, deadline_ms=left_ms, guidance=guidance, cap=self._cap)
             plan = self._planner.plan(wish)
         self.plan = plan
-        bound_ms = plan.bound_ms if deadline_s is None else deadline_s * 1e3
-        self._bound_ms = np.inf if bound_ms is None else bound_ms
+        self._bound_ms = plan.bound_ms if deadline_s is None else deadline_s * 1e3
         self._governor: Governor | None = None
+        self._given = 0
 
     @property
     def steps_left(self) -> int:
-        assert self._governor is not None
-        return self._governor.steps_left
+        return self.plan.steps - self._given if self._governor is None else self._governor.steps_left
 
     def moves(self, grid: FloatVector) -> Iterator[Move]:
-        """The steps over the plan's times, as the governor decides them; call when the first is about to begin."""
+        """The steps over the plan's times, decided by the governor if time is bound. Call just before the first."""
+        if self._bound_ms is None:
+            return self._as_planned()
         finish_ms = self._planner.finish_ms(self.plan, self._batch)
         ends_at = self._begun + (self._bound_ms - finish_ms) / 1e3
-        self._governor = Governor(self._planner, self.plan, grid, self._batch, ends_at, pressure=self._pressure)
+        self._governor = Governor(
+            self._planner, self.plan, grid, self._batch, ends_at, pressure=self._pressure, cap=self._cap
+        )
         return self._governor.moves()
 
-    def report(self, grid: FloatVector, taken: Sequence[Move]) -> DeadlineReport:
-        """To be called when the pictures are ready."""
-        assert self._governor is not None
+    def _as_planned(self) -> Iterator[Move]:
+        for given, latents in enumerate(self.plan.latents, 1):
+            self._given = given
+            yield Move(self._given, latents, self.plan.weak_latents)
+
+    def report(self, grid: FloatVector, taken: Sequence[Move]) -> DeadlineReport | None:
+        """To be called when the pictures are ready; None without a bound of time."""
+        if self._governor is None or self._bound_ms is None:
+            return None
         visited = [0, *(move.to for move in taken)]
         visited[-1] = len(grid) - 1  # a run that ended early went from its last step's start to 0 at once
         variant = (self.plan.guidance, min(move.weak_latents for move in taken))

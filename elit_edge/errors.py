@@ -55,3 +55,7 @@ class PlanError(RequestError):
 
 class DeadlineError(PlanError):
     """A deadline that even the fastest plan would miss."""
+
+
+class FitError(ElitEdgeError):
+    """Work whose memory or disk this machine does not have; refused before it begins."""

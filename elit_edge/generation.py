@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from elit_edge.manifest import Manifest
 from elit_edge.noise import NoiseStream
 from elit_edge.planning import Plan
 from elit_edge.runtimes.contract import FloatArray, Session
-from elit_edge.sampling import Array, Guidance, GuidanceKind, Move, Solver, solve, times
+from elit_edge.sampling import Array, Guidance, GuidanceKind, Move, Solver, Step, solve, times
 
 Images = npt.NDArray[np.uint8]
 
@@ -149,28 +149,15 @@ def generate(
     even = (Move(index, budget, chosen.weak_latents) for index, budget in enumerate(budgets, 1))
     moves = even if timed is None else timed.moves(grid)
 
-    step_ms: list[float] = []
-    taken: list[Move] = []
-    conditioned_ms = field.condition_ms
-    mark = time.perf_counter()
-    run = solve(field, state, solver, grid, moves, lambda: stream.draw(shape))
-    while not taken or taken[-1].to < len(grid) - 1:
-        if cancelled is not None and cancelled():
-            raise Cancelled(f"cancelled after {len(step_ms)} of {len(budgets)} steps")
-        step = next(run, None)
-        if step is None:  # there was no time for another one
-            state = landing
-            break
-        now = time.perf_counter()
-        step_ms.append((now - mark) * 1e3 - (field.condition_ms - conditioned_ms))
-        conditioned_ms = field.condition_ms
-        taken.append(step.move)
-        state, landing = step.x, step.x0
+    def watch(step: Step, done: int) -> None:
         if progress is not None:
-            left = len(budgets) - len(taken) if timed is None else timed.steps_left
-            preview = images_of(step.x0, manifest) if preview_every > 0 and len(taken) % preview_every == 0 else None
-            progress(Progress(len(taken), len(taken) + left, step.move.latents, (now - begun) * 1e3, preview))
-        mark = time.perf_counter()
+            left = len(budgets) - done if timed is None else timed.steps_left
+            preview = images_of(step.x0, manifest) if preview_every > 0 and done % preview_every == 0 else None
+            elapsed_ms = (time.perf_counter() - begun) * 1e3
+            progress(Progress(done, done + left, step.move.latents, elapsed_ms, preview))
+
+    run = solve(field, state, solver, grid, moves, lambda: stream.draw(shape))
+    state, taken, step_ms = _integrate(run, len(budgets), field, watch, cancelled)
     _check_pictures(state, [move.latents for move in taken])
     images = images_of(state, manifest)
     return Generation(
@@ -185,6 +172,32 @@ def generate(
         condition_ms=field.condition_ms,
         deadline=None if timed is None else timed.report(grid, taken),
     )
+
+
+def _integrate(
+    run: Iterator[Step],
+    steps: int,
+    field: _GuidedField,
+    watch: Callable[[Step, int], None],
+    cancelled: Callable[[], bool] | None,
+) -> tuple[Array, list[Move], list[float]]:
+    """The finished samples, the moves that led there, and the time of each without its conditions."""
+    taken: list[Move] = []
+    step_ms: list[float] = []
+    last: Step | None = None
+    while last is None or last.move.to < steps:
+        if cancelled is not None and cancelled():
+            raise Cancelled(f"cancelled after {len(taken)} of {steps} steps")
+        conditioned_ms, begun = field.condition_ms, time.perf_counter()
+        step = next(run, None)
+        if step is None:  # the governor found no time for another one
+            assert last is not None
+            return last.x0, taken, step_ms
+        step_ms.append((time.perf_counter() - begun) * 1e3 - (field.condition_ms - conditioned_ms))
+        taken.append(step.move)
+        last = step
+        watch(step, len(taken))
+    return last.x, taken, step_ms
 
 
 def _refuse_beside_deadline(**given: object) -> None:

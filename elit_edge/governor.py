@@ -20,6 +20,8 @@ SLOWER_SHARE, FASTER_SHARE = 0.5, 0.25
 """How much one step's time moves the estimate of the machine's speed: quick to see it slow down, slower to trust it."""
 SPARE = 0.1
 """Share of the time left that must lie idle before budgets rise."""
+SERIOUS = 1.25
+"""So far behind time, fewer steps at larger budgets are compared with the same steps at smaller ones."""
 RATIO_RANGE = (0.1, 100.0)
 """Of measured over predicted time; beyond it the clock jumped."""
 PRESSURE_EVERY_S = 1.0
@@ -57,9 +59,21 @@ class Governor:
         ends_at: float,
         *,
         pressure: Pressure | None = None,
+        cap: float = 1.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`grid`: the times of the plan; `ends_at`: when the last step must be over, in seconds of `clock`."""
+        """Made for one run.
+
+        Args:
+            planner: with the costs of the runtime that the run has.
+            plan: to keep as long as it goes well.
+            grid: the times of the plan.
+            batch: pictures made at once.
+            ends_at: when the last step must be over, in seconds of `clock`.
+            pressure: asked once a second.
+            cap: the share of the full budget that the plan was made for.
+            clock: seconds, monotonic.
+        """
         self.changes: list[Change] = []
         self.landed = False
         """Whether the run ended before the last time of the grid."""
@@ -68,7 +82,8 @@ class Governor:
         self._planner, self._plan, self._grid, self._batch = planner, plan, grid, batch
         self._ends_at, self._clock, self._pressure = ends_at, clock, pressure
         self._begun = self._pressed = clock()
-        self._cap, self._why_capped = 1.0, ""
+        self._cap, self._why_capped = cap, ""
+        self._least_ms = min(planner.least_ms(plan, weak, batch) for weak in planner.weaker(plan))
         self._ratio, self._deviation = 1.0, 0.0
         self._weak, self._at = plan.weak_latents, 0
         self._follow(planner.rest(plan, self._weak, grid, batch), list(range(1, len(grid))), list(plan.latents))
@@ -83,7 +98,7 @@ class Governor:
                 self.own_ms += (self._clock() - begun) * 1e3
                 return
             move = Move(self._path.pop(0), self._latents.pop(0), self._weak)
-            predicted = self._cost[move.latents]
+            predicted = self._cost[move.latents] * self._evaluations.pop(0)
             self._left_ms -= predicted
             self._at = move.to
             started = self._clock()
@@ -101,8 +116,10 @@ class Governor:
         """Go on over these times at these budgets."""
         self._curve, self._path, self._latents = curve, path, latents
         self._cost = dict(zip(curve.all_budgets, curve.all_step_ms, strict=True))
-        self._least_ms = curve.least_ms
-        self._left_ms = sum(self._cost[budget] for budget in latents)
+        self._evaluations = curve.evaluations.tolist()
+        self._left_ms = sum(
+            self._cost[budget] * count for budget, count in zip(latents, self._evaluations, strict=True)
+        )
 
     def _observe(self, ratio: float) -> None:
         """Learn from a step that took `ratio` times what was predicted."""
@@ -124,9 +141,16 @@ class Governor:
             self._plan_again(done, remaining_ms, "time to spare")
         elif pressed:
             self._plan_again(done, remaining_ms, self._why_capped or "the device has recovered")
-        if self._cost[self._latents[0]] * late > remaining_ms:
-            self._latents[0] = self._curve.dearest_within(remaining_ms / late)
+        next_ms = self._cost[self._latents[0]] * self._evaluations[0]
+        if next_ms * late > remaining_ms:
+            self._latents[0] = self._curve.dearest_within(remaining_ms / late / self._evaluations[0])
+            self._left_ms += self._cost[self._latents[0]] * self._evaluations[0] - next_ms
+            self._record(done, "the next step would end late")
         return True
+
+    def _record(self, done: int, why: str) -> None:
+        at_ms = (self._clock() - self._begun) * 1e3
+        self.changes.append(Change(done, at_ms, why, len(self._path), tuple(self._latents), self._weak))
 
     def _can_rise(self) -> bool:
         top = self._curve.budgets[self._top()]
@@ -145,35 +169,30 @@ class Governor:
         return self._cap != before
 
     def _plan_again(self, done: int, remaining_ms: float, why: str) -> None:
-        """The way on that loses least: over all times left, over fewer, with a weaker weak pass."""
+        """The way on that loses least: over all times left or fewer, with the plan's weak pass or a weaker one."""
         bound = remaining_ms / (self._ratio * (1 + self._plan.margin))
         before = (self._path, self._latents, self._weak)
-        best: tuple[float, Curve, list[int], list[int], int] | None = None
+        found: list[tuple[float, float, list[int], int, Curve]] = []
         for weak in self._planner.weaker(self._plan):
             for path in self._paths(bound, weak):
-                curve = self._over(path, weak)
-                top = curve.top_of(self._cap, self._planner.flops)
-                fitted = curve.fit(bound, top)
-                loss = np.inf if fitted is None else fitted[1]
-                if best is None or loss < best[0]:
-                    best = (loss, curve, path, curve.latents(bound, top=top), weak)
-            if best is not None and best[0] < np.inf:
-                break
-        assert best is not None
-        _, curve, path, latents, self._weak = best
+                curve = self._planner.rest(self._plan, weak, self._grid[[self._at, *path]], self._batch)
+                fitted = curve.fit(bound, curve.top_of(self._cap, self._planner.flops))
+                found.append((np.inf if fitted is None else fitted[1], curve.base_ms, path, weak, curve))
+        _, _, path, self._weak, curve = min(found, key=lambda way: way[:2])
+        latents = curve.latents(bound, curve.top_of(self._cap, self._planner.flops))
         self._follow(curve, path, latents)
         if before != (path, latents, self._weak):
-            at_ms = (self._clock() - self._begun) * 1e3
-            self.changes.append(Change(done, at_ms, why, len(path), tuple(latents), self._weak))
-
-    def _over(self, path: list[int], weak: int) -> Curve:
-        return self._planner.rest(self._plan, weak, self._grid[[self._at, *path]], self._batch)
+            self._record(done, why)
 
     def _paths(self, bound_ms: float, weak: int) -> list[list[int]]:
-        """Ways over the grid from here to its end: every time, three quarters of them, half, and as many as fit."""
+        """Ways over the grid to its end that are worth comparing: the one in use, all times, and fewer in need."""
         last = len(self._grid) - 1
         left = last - self._at
-        fitting = int(bound_ms / self._over([last], weak).least_ms)
-        counts = {left, left * 3 // 4, left // 2, min(left, fitting)}
-        ways = [np.linspace(self._at, last, count + 1).round().astype(int)[1:] for count in counts if count >= 1]
-        return [sorted(set(way.tolist())) for way in ways] or [[last]]
+        fitting = max(1, int(min(left, bound_ms / self._planner.least_ms(self._plan, weak, self._batch))))
+        counts = {len(self._path), left, fitting}
+        if self._left_ms > SERIOUS * bound_ms:
+            counts |= {left * 3 // 4, left // 2}
+        ways = [
+            np.linspace(self._at, last, count + 1).round().astype(int)[1:] for count in counts if 0 < count <= fitting
+        ]
+        return [way.tolist() for way in ways]

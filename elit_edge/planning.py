@@ -7,6 +7,7 @@ optimal at every bound it stops at, and budgets that are slower and worse than o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
@@ -29,8 +30,8 @@ STEP_RATIO = 1.12
 
 FINISHES = 4.0
 """Checks and pixels after the last step, in units of the solver's arithmetic of a step."""
-EVALUATIONS: Mapping[Solver, int] = {"euler": 1, "heun": 2, "euler-maruyama": 1}
-"""Of the model in a step."""
+ROUNDING = 1e-9
+"""A plan that takes the bound to the last bit fits it."""
 WORTH_DIGITS = 9
 """Steps whose worth differs in the last bits alone are improved in their order."""
 
@@ -79,6 +80,16 @@ class Plan:
     def steps(self) -> int:
         return len(self.latents)
 
+    @property
+    def needed_ms(self) -> float:
+        """The least deadline that it keeps at its confidence."""
+        return self.expected_ms * (1 + self.margin)
+
+    @property
+    def needed_joules(self) -> float | None:
+        """The least energy bound that it keeps at its confidence."""
+        return None if self.joules is None else self.joules * (1 + self.margin)
+
     def words(self) -> str:
         """One line for a person."""
         low, high = min(self.latents), max(self.latents)
@@ -96,12 +107,13 @@ class Curve:
     def __init__(
         self, loss: Loss, variant: Variant, budgets: Sequence[int], step_ms: FloatVector, grid: FloatVector
     ) -> None:
-        """`step_ms`: what a step costs at each of `budgets`; `grid`: times, [steps + 1], falling."""
+        """`step_ms`: a step of one evaluation at each of `budgets`; `grid`: times, [steps + 1], falling."""
         self.variant, self.grid = variant, grid
         self.all_budgets, self.all_step_ms = tuple(budgets), tuple(step_ms.tolist())
         self.steps = len(grid) - 1
         lengths = grid[:-1] - grid[1:]
-        weights = loss.weight((grid[:-1] + grid[1:]) / 2)
+        weights = loss.weights(grid)
+        self.evaluations = evaluations(loss.table.solver, self.steps)
         density = 1 / float(lengths.mean())
         squared = loss.squared(variant, density, budgets)
         rungs = _lower_hull(step_ms, squared)
@@ -112,10 +124,10 @@ class Curve:
         """The cheapest step."""
         values = squared[rungs]
         best = values[-1]
-        self.base_ms = self.steps * self.least_ms
+        self.base_ms = float(self.evaluations.sum()) * self.least_ms
         self.base_loss = float((lengths * (best + weights * (values[0] - best))).sum())
         gains = (lengths * weights)[:, None] * -np.diff(values)[None, :]
-        prices = np.broadcast_to(np.diff(self.step_ms), gains.shape)
+        prices = self.evaluations[:, None] * np.diff(self.step_ms)[None, :]
         worth = gains / prices
         order = np.argsort(-np.round(worth / (worth.max(initial=0.0) or 1.0), WORTH_DIGITS), axis=None, kind="stable")
         self._step_of = order // max(1, len(rungs) - 1)
@@ -124,8 +136,8 @@ class Curve:
         self._spent, self._won = np.cumsum(self._prices), np.cumsum(self._gains)
 
     def fit(self, bound_ms: float, top: int | None = None) -> tuple[float, float] | None:
-        """Time and loss of the best plan that takes at most `bound_ms`; None where none does."""
-        if self.base_ms > bound_ms:
+        """Time and loss of the best plan within `bound_ms` that uses no rung above `top`; None where there is none."""
+        if self.base_ms > bound_ms * (1 + ROUNDING):
             return None
         if top is not None and top < len(self.budgets) - 1:
             _, spent, won = self._capped(bound_ms - self.base_ms, top)
@@ -159,6 +171,13 @@ class Curve:
         full = max(flops.values())
         allowed = [i for i, budget in enumerate(self.budgets) if flops[budget] <= cap * full]
         return allowed[-1] if allowed else 0
+
+
+def evaluations(solver: Solver, steps: int) -> FloatVector:
+    """How often each step evaluates the model: [steps]. The last one of Heun's is plain."""
+    counts = np.full(steps, 2.0 if solver == "heun" else 1.0)
+    counts[-1] = 1.0
+    return counts
 
 
 def _lower_hull(costs: FloatVector, losses: FloatVector) -> list[int]:
@@ -260,6 +279,11 @@ class Planner:
                 return index, costs
         raise PlanError(f"no costs of {plan.runtime} {plan.precision} to go on with this plan", None)
 
+    def least_ms(self, plan: Plan, weak_latents: int, batch: int) -> float:
+        """The cheapest step of a plan's runtime and guidance."""
+        index, _ = self._costs(plan)
+        return float(self._steps_ms(index, (plan.guidance, weak_latents), batch).min())
+
     def weaker(self, plan: Plan) -> list[int]:
         """The weak budgets that a plan's guidance may fall back to, its own first, then less and less."""
         own = {weak for kind, weak in self.loss.variants if kind == plan.guidance and weak < plan.weak_latents}
@@ -286,10 +310,11 @@ class Planner:
         return variants
 
     def _step_counts(self) -> list[int]:
-        counts, value = [1], 1.0
-        while counts[-1] < self.loss.most_steps:
+        least, most = self.loss.step_counts
+        counts, value = [least], float(least)
+        while counts[-1] < most:
             value = max(value * STEP_RATIO, counts[-1] + 1.0)
-            counts.append(min(round(value), self.loss.most_steps))
+            counts.append(min(round(value), most))
         return counts
 
     def _curve(self, index: int, variant: Variant, steps: int, batch: int) -> Curve:
@@ -299,11 +324,20 @@ class Planner:
         return self._curves[key]
 
     def _on_grid(self, index: int, variant: Variant, grid: FloatVector, batch: int) -> Curve:
-        budgets = sorted(self.flops)
-        if (index, variant, batch) not in self._step_ms:
-            ms = [self.candidates[index].step_ms(latents, batch, *variant) for latents in budgets]
-            self._step_ms[index, variant, batch] = np.array(ms) * EVALUATIONS[self.loss.table.solver]
-        return Curve(self.loss, variant, budgets, self._step_ms[index, variant, batch], grid)
+        return Curve(self.loss, variant, self._budgets(variant), self._steps_ms(index, variant, batch), grid)
+
+    def _budgets(self, variant: Variant) -> list[int]:
+        """Those whose loss is known."""
+        least, most = self.loss.measured_latents(variant)
+        return [latents for latents in sorted(self.flops) if least <= latents <= most]
+
+    def _steps_ms(self, index: int, variant: Variant, batch: int) -> FloatVector:
+        """A step of one evaluation at each budget."""
+        key = (index, variant, batch)
+        if key not in self._step_ms:
+            costs = self.candidates[index]
+            self._step_ms[key] = np.array([costs.step_ms(j, batch, *variant) for j in self._budgets(variant)])
+        return self._step_ms[key]
 
     def _best(self, index: int, costs: Costs, variant: Variant, steps: int, wish: Wish) -> tuple[Plan, str | None]:
         """The best plan of these settings and None; or the cheapest one and what it breaks."""
@@ -320,7 +354,7 @@ class Planner:
         fault = None
         if fitted is None:
             fault = "too slow" if bound == wish.deadline_ms else "too much energy"
-        if wish.memory_bytes is not None and (memory is None or memory > wish.memory_bytes):
+        if not _within(memory, wish.memory_bytes):
             fault = "memory not measured" if memory is None else "too much memory"
         if wish.joules is not None and not costs.profile.watts:
             fault = "no energy sensor"
@@ -343,23 +377,34 @@ class Planner:
         return plan, fault
 
     def _infeasible(self, wish: Wish, plans: list[Plan]) -> PlanError:
+        """The bound that stands in the way, and the plan that comes closest to it while it keeps the others."""
         if wish.joules is not None and all(plan.joules is None for plan in plans):
             return PlanError("an energy bound needs a sensor, and none is readable here (elit-edge probe)", None)
-        sized = [plan for plan in plans if plan.memory_bytes is not None]
-        if wish.memory_bytes is not None and not sized:
+        if wish.memory_bytes is not None and all(plan.memory_bytes is None for plan in plans):
             return PlanError("a memory bound needs measured memory, and this platform does not tell it", None)
-        if wish.memory_bytes is not None and all(p.memory_bytes > wish.memory_bytes for p in sized if p.memory_bytes):
-            nearest = min(sized, key=lambda plan: (plan.memory_bytes or 0, plan.distance))
+        small = [plan for plan in plans if _within(plan.memory_bytes, wish.memory_bytes)]
+        if not small:
+            nearest = min(plans, key=lambda plan: (plan.memory_bytes or math.inf, plan.needed_ms))
             return PlanError(
-                f"no plan holds within {wish.memory_bytes / 1e6:.0f} MB for {wish.batch} pictures at once; the nearest "
-                f"needs {(nearest.memory_bytes or 0) / 1e6:.0f} MB: {nearest.words()}",
+                f"no plan holds within {(wish.memory_bytes or 0) / 1e6:.0f} MB for {wish.batch} pictures at once; the "
+                f"nearest needs {math.ceil((nearest.memory_bytes or 0) / 1e6)} MB: {nearest.words()}",
                 nearest,
             )
-        nearest = min(plans, key=lambda plan: plan.expected_ms)
-        needed = nearest.expected_ms * (1 + nearest.margin)
-        if wish.joules is not None and (wish.deadline_ms is None or needed <= wish.deadline_ms):
-            return PlanError(f"no plan takes at most {wish.joules:g} J; the nearest: {nearest.words()}", nearest)
+        thrifty = [plan for plan in small if _within(plan.needed_joules, wish.joules)]
+        if not thrifty:
+            nearest = min(small, key=lambda plan: plan.needed_joules or math.inf)
+            return PlanError(
+                f"no plan takes at most {wish.joules:g} J; the nearest needs {nearest.needed_joules:.3g} J: "
+                f"{nearest.words()}",
+                nearest,
+            )
+        nearest = min(thrifty, key=lambda plan: plan.needed_ms)
         return DeadlineError(
-            f"no plan keeps {wish.deadline_ms:.0f} ms here; the fastest needs {needed:.0f} ms: {nearest.words()}",
+            f"no plan keeps {wish.deadline_ms:.0f} ms here; the fastest needs {math.ceil(nearest.needed_ms)} ms: "
+            f"{nearest.words()}",
             nearest,
         )
+
+
+def _within(value: float | None, bound: float | None) -> bool:
+    return bound is None or (value is not None and value <= bound * (1 + ROUNDING))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -151,12 +153,12 @@ def _by_importance(budgets: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     seen: set[tuple[int, int]] = set()
     few = ladder[:5]
     for shape in itertools.chain(
-        itertools.product(ladder[:2], BATCHES[:2]),
-        itertools.product(few, BATCHES[:2]),
-        itertools.product(ladder[:3], BATCHES[2:]),
-        itertools.product(ladder, BATCHES[:2]),
+        itertools.product(BATCHES[:2], ladder[:2]),
+        itertools.product(BATCHES[:2], few),
+        itertools.product(BATCHES[2:], ladder[:3]),
+        itertools.product(BATCHES[:2], ladder),
     ):
-        latents, batch = shape
+        batch, latents = shape
         if shape not in seen:
             seen.add(shape)
             yield latents, batch
@@ -188,6 +190,8 @@ def _memory(work: _Work, latents: int, batches: list[int]) -> tuple[Memory, ...]
 
 def peak_bytes() -> int | None:
     """The most resident memory that this process has held; None where the platform does not tell."""
+    with contextlib.suppress(OSError, IndexError, ValueError):  # ru_maxrss of Linux begins with that of the parent
+        return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     try:
         import resource
     except ImportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 import msgspec
@@ -66,14 +67,17 @@ Variant = tuple[GuidanceKind, int]
 
 LEAST = 1e-12
 """Keeps the logarithm of a distance of 0."""
+LEAST_WEIGHT = 0.05
+"""No part of a run is free, whatever the noise of a band's measurement says."""
 
 
 class Loss:
     """The loss of any plan, read from a table.
 
-    Squared distances add up over a run: a step of length dt at time t costs dt · (Q(1/dt, P) + w(t) · (Q(1/dt, J) - Q(1/dt, P))),
-    where Q(n, J) is the squared distance of the plan of n steps at J latents, and w(t), of mean 1, says how much a small
-    budget costs at that time (from the table's bands; 1 where it has none). For an even plan that is the table's own cell.
+    Squared distances add up over a run. A step of length dt at time t at J latents loses
+    dt · (Q(n, P) + w(t) · (Q(n, J) - Q(n, P))) with n = 1 / dt, where Q(n, J) is the squared distance of the plan of n
+    steps at J latents, and w(t), of mean 1, says how much a small budget costs at that time (from the table's bands; 1
+    where it has none). For an even plan that is the table's own cell.
     """
 
     def __init__(self, table: QualityTable) -> None:
@@ -81,26 +85,34 @@ class Loss:
         self._grids: dict[Variant, tuple[FloatVector, FloatVector, npt.NDArray[np.float64]]] = {}
         for variant in dict.fromkeys((cell.guidance, cell.weak_latents) for cell in table.cells):
             self._grids[variant] = _grid([c for c in table.cells if (c.guidance, c.weak_latents) == variant])
-        self._edges, self._weights = _band_weights(self)
+        edges, weights = _band_weights(self)
+        self._edges, self._until = edges, np.append(0.0, np.cumsum(weights * np.diff(edges)))
 
     @property
     def variants(self) -> tuple[Variant, ...]:
         return tuple(self._grids)
 
     @property
-    def most_steps(self) -> int:
-        """More were not measured."""
-        return max(cell.steps for cell in self.table.cells)
+    def step_counts(self) -> tuple[int, int]:
+        """The fewest steps that a plan can be judged at, and the most: a power law leads below what was measured."""
+        counts = sorted({cell.steps for cell in self.table.cells})
+        return (1 if len(counts) > 1 else counts[0]), counts[-1]
+
+    def measured_latents(self, variant: Variant) -> tuple[int, int]:
+        """The least and the most latents that were measured; beyond them nothing is known."""
+        _, budgets, _ = self._grids[variant]
+        return int(budgets[0]), int(budgets[-1])
 
     def squared(self, variant: Variant, density: float, latents: npt.ArrayLike) -> FloatVector:
         """Q of each budget at a density of steps (steps a unit of time: n for an even plan of n steps)."""
         steps, budgets, logs = self._grids[variant]
         return np.exp(np.interp(np.asarray(latents, np.float64), budgets, _at_density(steps, logs, density)))
 
-    def weight(self, times: npt.ArrayLike) -> FloatVector:
-        """How much a small budget costs at each time, against the mean of a run."""
-        found = np.searchsorted(self._edges, np.asarray(times, np.float64), side="left") - 1
-        weights: FloatVector = self._weights[np.clip(found, 0, len(self._weights) - 1)]
+    def weights(self, grid: npt.ArrayLike) -> FloatVector:
+        """How much a small budget costs in each step, against the mean of a run: [steps] of times [steps + 1]."""
+        times = np.asarray(grid, np.float64)
+        until = np.interp(times, self._edges, self._until)
+        weights: FloatVector = (until[:-1] - until[1:]) / (times[:-1] - times[1:])
         return weights
 
     def of(self, variant: Variant, grid: npt.ArrayLike, latents: npt.ArrayLike) -> float:
@@ -114,9 +126,9 @@ class Loss:
         times, budgets = np.asarray(grid, np.float64), np.asarray(latents)
         full = max(cell.latents for cell in self.table.cells)
         total = 0.0
-        for start, end, budget in zip(times[:-1], times[1:], budgets, strict=True):
-            best, found = self.squared(variant, 1 / (start - end), [full, budget])
-            total += (start - end) * (best + float(self.weight((start + end) / 2)) * (found - best))
+        for length, weight, budget in zip(times[:-1] - times[1:], self.weights(times), budgets, strict=True):
+            best, found = self.squared(variant, 1 / length, [full, budget])
+            total += length * (best + weight * (found - best))
         return float(np.sqrt(max(total, 0.0)))
 
 
@@ -156,12 +168,12 @@ def _band_weights(loss: Loss) -> tuple[FloatVector, FloatVector]:
     for band in bands:
         full, small = loss.squared(variant, band.steps, [reference.latents, band.latents])
         rise = max(band.distance**2 - full, 0.0) / max(small - full, LEAST)
-        inside = [band.end <= low and high <= band.start for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        inside = [band.end <= low and high <= band.start for low, high in itertools.pairwise(edges)]
         rises += np.where(inside, rise / (band.start - band.end), 0.0)
     lengths = np.diff(edges)
     mean = float((rises * lengths).sum())
-    weights = rises / mean if mean > 0 else np.ones(len(lengths))
-    return np.array(edges), np.maximum(weights, 0.05)
+    weights = np.maximum(rises / mean, LEAST_WEIGHT) if mean > 0 else np.ones(len(lengths))
+    return np.array(edges), weights / float((weights * lengths).sum())
 
 
 PUBLISHED_STEPS = (10, 20, 40)
@@ -181,11 +193,10 @@ def published_table(latents_per_group: int, guidance: GuidanceKind, weak_latents
 
     They order plans by the paper's model; as distances of this bundle's pictures they mean nothing.
     """
-    cells = {
-        (steps, max(1, round(latents_per_group * share))): float(np.sqrt(fid))
-        for share, row in PUBLISHED_FID.items()
-        for steps, fid in zip(PUBLISHED_STEPS, row, strict=True)
-    }
+    cells: dict[tuple[int, int], float] = {}
+    for share, row in PUBLISHED_FID.items():  # from the full budget down: where two shares are one budget, the larger
+        for steps, fid in zip(PUBLISHED_STEPS, row, strict=True):
+            cells.setdefault((steps, max(1, round(latents_per_group * share))), float(np.sqrt(fid)))
 
     def cell(steps: int, latents: int, distance: float) -> Cell:
         return Cell(

@@ -100,8 +100,8 @@ class Chooser:
         left_s = None if deadline_s is None else self.left_s(deadline_s, finish_s)
         if left_s is not None and left_s <= 0:
             raise DeadlineError(
-                f"of {deadline_s:g} s nothing was left for generating: {self._clock.elapsed_s():.2f} s went into starting "
-                f"and checking the bundle, and {finish_s:.2f} s are held back for the file; give a longer deadline",
+                f"of {deadline_s:g} s no time is left to generate: {self._clock.elapsed_s():.2f} s went into starting "
+                f"and checking the bundle, {finish_s:.2f} s are held back for the file; give a longer deadline",
                 None,
             )
         wish = Wish(

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from elit_edge.attachment import attach, shipped_table
 from elit_edge.bundle import Bundle
 from elit_edge.cli.reporting import say, stages
 from elit_edge.files import refuse_existing
@@ -44,7 +45,11 @@ def command(output: Path, force: bool) -> None:
     with stages() as report, resources.as_file(resources.files("elit_edge.data") / SAMPLE) as path:
         exported = export(read_checkpoint(path), target, force=force, report=report)
         made: dict[int, Generation] = {}
-        with Bundle.open(target).prepare("onnxruntime") as session:
+        bundle = Bundle.open(target)
+        table = shipped_table(exported.manifest.provenance.source_sha256)
+        if table is not None and bundle.manifest.quality is None:
+            attach(bundle, table)
+        with bundle.prepare("onnxruntime") as session:
             for done, latents in enumerate(BUDGETS):
                 report("draw", done / len(BUDGETS))
                 made[latents] = _draw(session, latents)

@@ -36,7 +36,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--features", type=click.Path(path_type=Path), help="ONNX feature network for the Frechet distance.")
 @click.option("--pictures", type=int, default=PICTURES, show_default=True, help="Pictures of each plan.")
-@click.option("--steps", type=Numbers(), default=STEPS, help="Step counts of the grid.")
+@click.option("--steps", type=Numbers(), default=STEPS, help="Step counts of the grid; eleven, 1 to 48, if not given.")
 @click.option("--latents", type=Numbers(), help="Budgets of the grid; about eight if not given.")
 @click.option("--force", is_flag=True, help="Measure again what the bundle has already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
@@ -65,8 +65,9 @@ def _distances(table: QualityTable) -> Table:
     own = [c for c in table.cells if (c.guidance, c.weak_latents) == (best.guidance, best.weak_latents)]
     budgets = sorted({cell.latents for cell in own})
     found = {(cell.steps, cell.latents): cell for cell in own}
-    title = f"Distance to {best.steps} steps at {best.latents} latents, {best.guidance} {table.scale:g}"
-    grid = Table("steps", *(f"{budget} latents" for budget in budgets), title=title, title_justify="left")
+    what = "Distance" if best.frechet is None else "Distance (Frechet distance)"
+    title = f"{what} to {best.steps} steps at {best.latents} latents a group, {best.guidance} {table.scale:g}"
+    grid = Table("steps", *(f"J = {budget}" for budget in budgets), title=title, title_justify="left")
     for steps in sorted({cell.steps for cell in own}):
         grid.add_row(str(steps), *(_words(found.get((steps, budget))) for budget in budgets))
     return grid

@@ -13,6 +13,7 @@ from elit_edge.cli.quantities import Duration, Size
 from elit_edge.cli.reporting import say, stages
 from elit_edge.errors import RequestError
 from elit_edge.files import refuse_existing
+from elit_edge.fit import check_memory, resident_bytes, run_memory_bytes
 from elit_edge.generation import Generation, generate
 from elit_edge.pictures import grid, save_png, save_samples, settings_of
 from elit_edge.sampling import GuidanceKind, Solver
@@ -80,6 +81,11 @@ def command(
     opened = Bundle.open(bundle)
     _check_suffix(output, opened.manifest.sample_space)
     wanted = [label for label in labels for _ in range(count)]
+    check_memory(
+        run_memory_bytes(opened.manifest, len(wanted)) - resident_bytes(),
+        f"{len(wanted)} pictures at once",
+        "ask for fewer with --count, and make the rest with other seeds",
+    )
     if deadline is memory_bytes is joules is None:
         session = opened.prepare(runtime, precision, threads, report=say)
     else:

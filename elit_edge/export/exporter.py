@@ -25,6 +25,7 @@ from elit_edge.export.onnx_graphs import (
 )
 from elit_edge.export.verify import verify
 from elit_edge.export.weights_file import write_weights
+from elit_edge.fit import bundle_bytes, check_disk, check_memory, export_memory_bytes, resident_bytes
 from elit_edge.manifest import (
     MANIFEST_FILE,
     Budget,
@@ -83,6 +84,7 @@ def export(
         BundleError: `target` exists and is another bundle, or cannot be written.
         ExportError: the model could not be traced, or the disk is full.
         ParityError: a graph's numbers are not the model's; nothing is written.
+        FitError: the memory or the disk is too small; nothing was begun.
     """
     report("digest", 0)
     provenance = Provenance(
@@ -96,6 +98,13 @@ def export(
     )
     if not force and (present := _up_to_date(target, checkpoint.config, provenance, check)):
         return Exported(present, fresh=False)
+    name = f"exporting {checkpoint.path.name}"
+    check_memory(
+        export_memory_bytes(checkpoint.config, check=check) - resident_bytes(),
+        name,
+        "close other programs or use --no-verify",
+    )
+    check_disk(target.absolute().parent, bundle_bytes(checkpoint.config), name)
     if force and target.exists() and not _looks_like_a_bundle(target):
         raise BundleError(f"{target} is no bundle, and --force replaces bundles alone; choose another name")
     try:

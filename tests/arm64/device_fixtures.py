@@ -1,4 +1,4 @@
-"""The shared fixtures where torch cannot be: bundles that another machine made. A pytest plugin in place of conftest.py.
+"""The shared fixtures where torch cannot be: bundles that another machine made. A pytest plugin, not a conftest.
 
 `make test-arm64` uses it; see docs/arm64.md.
 """

@@ -53,7 +53,7 @@ def test_people_read_a_grid_of_steps_by_latents(bundle):
     table = Bundle.open(bundle).manifest.quality
     (cell,) = (c for c in table.cells if (c.steps, c.latents, c.guidance, c.weak_latents) == (2, 1, "ccfg", 1))
     assert f"{cell.distance:.3f}" in result.stdout
-    assert "16 latents" in result.stdout
+    assert "J = 16" in result.stdout
 
 
 def test_a_second_run_measures_nothing_and_leaves_the_bundle_alone(bundle, monkeypatch):

@@ -1,0 +1,87 @@
+"""Whether it fits: memory and disk foreseen before work starts, and refused with figures where it cannot."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import psutil
+
+from elit_edge.budget import parameters
+from elit_edge.device.control_group import read_control_group
+from elit_edge.device.memory import read_memory
+from elit_edge.device.tree import Tree
+from elit_edge.errors import FitError
+from elit_edge.manifest import Manifest
+from elit_edge.model_config import ModelConfig
+
+FLOAT_BYTES = 4
+EXPORT_BASE_BYTES = 480 << 20
+"""torch, onnx-ir and the trace, whatever the model."""
+EXPORT_COPIES = 1.3
+VERIFY_COPIES = 7.0
+"""Copies of the weights that an export holds at its peak, without and with the parity gate, which has every graph open
+beside PyTorch's model. Measured on x86 with 6 and 36 million weights: docs/benchmarks.md."""
+GRAPH_BYTES = 300 << 10
+"""A graph file without its weights."""
+RUN_BASE_BYTES = 110 << 20
+RUN_COPIES = 2.0
+"""Of a runtime that packs weights its own way beside the mapped file."""
+RUN_ACTIVATIONS = 150
+"""Tensors of [tokens, width] that a pass holds for each sample."""
+
+
+def export_memory_bytes(config: ModelConfig, *, check: bool) -> int:
+    """Peak memory of an export, foreseen from the config alone."""
+    copies = VERIFY_COPIES if check else EXPORT_COPIES
+    return EXPORT_BASE_BYTES + int(copies * FLOAT_BYTES * parameters(config))
+
+
+def bundle_bytes(config: ModelConfig) -> int:
+    """Size of the bundle, foreseen from the config alone."""
+    graphs = 3 + (config.latents_per_group if config.is_elastic else 0)
+    return FLOAT_BYTES * parameters(config) + graphs * GRAPH_BYTES
+
+
+def run_memory_bytes(manifest: Manifest, batch: int) -> int:
+    """Peak memory of a process that generates `batch` pictures at once, where nothing was measured yet."""
+    weights = sum(manifest.files[path].bytes for path in {graph.weights for graph in manifest.graphs})
+    activations = RUN_ACTIVATIONS * manifest.model.tokens * manifest.model.hidden_size * FLOAT_BYTES
+    return RUN_BASE_BYTES + int(RUN_COPIES * weights) + batch * activations
+
+
+def resident_bytes() -> int:
+    """What this process holds already."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def check_memory(needed_bytes: int, work: str, advice: str) -> None:
+    """Refuse what this machine cannot hold now; nothing where it does not tell.
+
+    Raises:
+        FitError: it does not fit.
+    """
+    tree = Tree(Path("/"))
+    usable = read_memory(tree, read_control_group(tree)).usable_bytes
+    if usable is not None and needed_bytes > usable:
+        raise FitError(
+            f"{work} needs about {needed_bytes / 1e9:.2f} GB of memory, and {usable / 1e9:.2f} GB are free here; "
+            f"{advice}"
+        )
+
+
+def check_disk(folder: Path, needed_bytes: int, work: str) -> None:
+    """Refuse what the disk has no room for.
+
+    Raises:
+        FitError: it does not fit.
+    """
+    existing = next((parent for parent in (folder, *folder.parents) if parent.exists()), None)
+    if existing is None:
+        return
+    free = shutil.disk_usage(existing).free
+    if needed_bytes > free:
+        raise FitError(
+            f"{work} needs about {needed_bytes / 1e9:.2f} GB on disk, and {existing} has {free / 1e9:.2f} GB free; "
+            "free some space or choose another place"
+        )

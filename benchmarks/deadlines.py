@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from elit_edge.attachment import attach, shipped_table
+from elit_edge.evaluation.attachment import attach, shipped_table
 from elit_edge.bundle import Bundle
 from elit_edge.costs import Costs
 from elit_edge.errors import DeadlineError
@@ -79,7 +79,7 @@ def hindsight(planner: Planner, made: Generation, deadline_ms: float) -> float:
     predicted = sum(costs.step_ms(latents, 1, plan.guidance, plan.weak_latents) for latents in made.latents)
     ratio = sum(made.step_ms) / predicted
     outside = made.deadline.elapsed_ms - sum(made.step_ms)
-    overhead = planner.overhead_ms(costs, plan.steps, Wish(1, 2))
+    overhead = planner.overhead_ms(costs, plan.steps, 1, 2)
     best = Planner(planner.candidates, planner.loss, planner.flops, confidence=0.5)
     found = best.plan(Wish(1, 2, deadline_ms=max((deadline_ms - outside) / ratio, 1.0) + overhead))
     return found.distance
@@ -88,8 +88,8 @@ def hindsight(planner: Planner, made: Generation, deadline_ms: float) -> float:
 def generations(session: Session, planner: Planner, count: int, seed: int) -> Runs:
     """Deadlines spread evenly in their logarithm, from the tightest that plans to more than the best plan needs."""
     costs = planner.candidates[0]
-    tight = 1.5 * (costs.step_ms(1, 1, "ccfg", 1) + planner.overhead_ms(costs, 1, Wish(1, 2)))
-    loose = 1.3 * planner.loss.most_steps * costs.step_ms(session.manifest.latents_per_group, 1, "ccfg", 1)
+    tight = 1.5 * (costs.step_ms(1, 1, "ccfg", 1) + planner.overhead_ms(costs, 1, 1, 2))
+    loose = 1.3 * planner.loss.step_counts[1] * costs.step_ms(session.manifest.latents_per_group, 1, "ccfg", 1)
     generator = random.Random(seed)
     runs = Runs([], [], [], [])
     for i in range(count):

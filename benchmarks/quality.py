@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from elit_edge.bundle import Bundle
-from elit_edge.evaluation_plans import Plan
+from elit_edge.evaluation.plans import Plan
 from elit_edge.manifest import Manifest
 from elit_edge.quality import Cell, QualityTable
 

@@ -54,6 +54,8 @@ class Profile(_Struct, frozen=True, kw_only=True):
     conditions: tuple[Conditions, ...]
     solver_ms: float
     """The solver's own arithmetic a step and sample."""
+    waking_ms: float
+    """What a pass takes longer after a pause: threads have to be woken, caches are cold."""
     drift: float
     """How far whole rounds of measuring lay apart: standard deviation over mean."""
     memory: tuple[Memory, ...]
@@ -70,12 +72,7 @@ class Costs:
         self.profile = profile
         self._flops = flops
         self._batches = sorted({point.batch for point in profile.points})
-        self._curves = {self._batches[0]: self._points(self._batches[0])}
-        for batch in self._batches[1:]:
-            known, times = self._points(batch)
-            alone = [self._measured_ms(each, self._batches[0]) for each in known]
-            factor = batch / self._batches[0]
-            self._curves[batch] = (known, [ms - factor * each for ms, each in zip(times, alone, strict=True)])
+        self._curves = {batch: self._points(batch) for batch in self._batches}
 
     def _points(self, batch: int) -> tuple[list[float], list[float]]:
         rows = sorted((float(self._flops[p.latents]), p.median_ms) for p in self.profile.points if p.batch == batch)
@@ -89,18 +86,20 @@ class Costs:
         above = next((i for i, known in enumerate(batches) if known >= batch), len(batches) - 1)
         low, high = batches[max(above, 1) - 1], batches[max(above, 1)]
         at_low, at_high = self._of_batch_ms(latents, low), self._of_batch_ms(latents, high)
-        return max(at_low + (batch - low) * (at_high - at_low) / (high - low), at_low * min(1.0, batch / low))
+        if batch > high:
+            at_high = max(at_high, at_low)  # noise may say that more is faster; it does not go on so
+        return at_low + (batch - low) * (at_high - at_low) / (high - low)
 
     def _of_batch_ms(self, latents: int, batch: int) -> float:
-        """A measured batch. Few budgets are measured of the larger ones: what they lack follows the smallest batch."""
+        """A measured batch. Of the larger ones few budgets are measured: beyond those it goes as the smallest does."""
         flops, least = float(self._flops[latents]), self._batches[0]
-        if batch == least:
-            return self._measured_ms(flops, batch)
-        return batch / least * self._measured_ms(flops, least) + self._measured_ms(flops, batch)
-
-    def _measured_ms(self, flops: float, batch: int) -> float:
         known, times = self._curves[batch]
-        return float(np.interp(flops, known, times))
+        nearest = min(max(flops, known[0]), known[-1])
+        ms = float(np.interp(nearest, known, times))
+        if nearest == flops or batch == least:
+            return ms
+        smallest = self._curves[least]
+        return ms * float(np.interp(flops, *smallest)) / float(np.interp(nearest, *smallest))
 
     def step_ms(self, latents: int, batch: int, guidance: GuidanceKind, weak_latents: int) -> float:
         """One solver step of one evaluation: its passes, and the arithmetic around them."""

@@ -9,15 +9,17 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from elit_edge.errors import RequestError
+from elit_edge.errors import DeadlineError, RequestError
 from elit_edge.governor import Change, Governor, Pressure
 from elit_edge.planning import FloatVector, Plan, Planner, Wish
-from elit_edge.profiling import MEASURING_S, measure
+from elit_edge.profiling import MEASURING_S, measure, spot_check
 from elit_edge.runtimes.contract import Session
 from elit_edge.sampling import GuidanceKind, Move
 
 MEASURING_SHARE = 0.1
 """Of a deadline, for measuring a session that has no profile yet."""
+CHECKING_SHARE = 0.1
+"""Of the first deadline of a session, for finding out whether the machine is as fast today as it was profiled."""
 
 _PLANNERS: WeakKeyDictionary[Session, Planner] = WeakKeyDictionary()
 
@@ -67,10 +69,17 @@ class TimedRun:
             raise RequestError(f"deadline = {deadline_s}: must be a number of seconds above 0")
         self._begun, self._pressure, self._batch = begun, pressure, len(classes)
         self._planner = _planner(session, deadline_s)
+        self._planner.build(self._batch)
         self._cap = 1.0 if pressure is None else pressure()[0]
         if plan is None:
             assert deadline_s is not None
             left_ms = (begun + deadline_s - time.perf_counter()) * 1e3
+            if left_ms <= 0:
+                raise DeadlineError(
+                    f"of {deadline_s * 1e3:.0f} ms nothing was left after measuring the session; "
+                    "Bundle.prepare(runtime='auto') measures ahead and remembers",
+                    None,
+                )
             # the null class of cfg and ccfg is one class more
             wish = Wish(len(classes), len(set(classes)) + 1, deadline_ms=left_ms, guidance=guidance, cap=self._cap)
             plan = self._planner.plan(wish)
@@ -87,7 +96,7 @@ class TimedRun:
         """The steps over the plan's times, decided by the governor if time is bound. Call just before the first."""
         if self._bound_ms is None:
             return self._as_planned()
-        finish_ms = self._planner.finish_ms(self.plan, self._batch)
+        finish_ms = self._planner.finish_ms(self.plan, self._batch, self._bound_ms)
         ends_at = self._begun + (self._bound_ms - finish_ms) / 1e3
         self._governor = Governor(
             self._planner, self.plan, grid, self._batch, ends_at, pressure=self._pressure, cap=self._cap
@@ -103,16 +112,18 @@ class TimedRun:
         """To be called when the pictures are ready; None without a bound of time."""
         if self._governor is None or self._bound_ms is None:
             return None
+        self._planner.learn(self._governor.ratio, self._governor.deviation, len(taken))
         visited = [0, *(move.to for move in taken)]
         visited[-1] = len(grid) - 1  # a run that ended early went from its last step's start to 0 at once
-        variant = (self.plan.guidance, min(move.weak_latents for move in taken))
+        steps = [((self.plan.guidance, move.weak_latents), move.latents) for move in taken]
+        distance = self._planner.loss.of_steps(grid[visited], steps)
         return DeadlineReport(
             plan=self.plan,
             deadline_ms=self._bound_ms,
             elapsed_ms=(time.perf_counter() - self._begun) * 1e3,
             changes=tuple(self._governor.changes),
             landed=self._governor.landed,
-            distance=self._planner.loss.of(variant, grid[visited], [move.latents for move in taken]),
+            distance=distance,
             governor_ms=self._governor.own_ms,
         )
 
@@ -123,5 +134,8 @@ def _planner(session: Session, deadline_s: float | None) -> Planner:
         if session.profile is None:
             seconds = MEASURING_S if deadline_s is None else min(MEASURING_S, deadline_s * MEASURING_SHARE)
             session.profile = measure(session, "", seconds=seconds)
-        _PLANNERS[session] = Planner.of(session.manifest, [session.profile])
+        planner = _PLANNERS[session] = Planner.of(session.manifest, [session.profile])
+        spare_ms = np.inf if deadline_s is None else deadline_s * 1e3 * CHECKING_SHARE
+        if (ratio := spot_check(session, planner.candidates[0], spare_ms)) is not None:
+            planner.slowdown = ratio
     return _PLANNERS[session]

@@ -126,7 +126,8 @@ def generate(
         raise RequestError("no labels; give one for each picture")
     timed: TimedRun | None = None
     if deadline is not None or plan is not None:
-        _refuse_beside_deadline(steps=steps, latents=latents, solver=solver, weak_latents=weak_latents)
+        chosen_by_plan = {"steps": steps, "latents": latents, "solver": solver, "weak_latents": weak_latents}
+        _refuse_beside_deadline(**chosen_by_plan, **({} if plan is None else {"guidance": guidance}))
         unguided = scale is not None and scale <= 1
         timed = TimedRun(session, classes, begun, deadline, plan, "none" if unguided else guidance, pressure)
         solver, guidance, weak_latents = timed.plan.solver, timed.plan.guidance, timed.plan.weak_latents
@@ -287,7 +288,8 @@ class _GuidedField:
         """Have the modulations of all classes at this time, and of as many times after it as the window holds."""
         if not self._first <= index < self._first + len(self._modulations):
             begun = time.perf_counter()
-            ahead = self._grid[index : index + self._ahead].astype(np.float32)
+            # no solver asks for the velocity at the last time
+            ahead = self._grid[index : min(index + self._ahead, len(self._grid) - 1)].astype(np.float32)
             t, y = np.repeat(ahead, len(self._classes)), np.tile(self._classes, len(ahead))
             flat = self._session.condition(t, y)
             self._first, self._modulations = index, flat.reshape(len(ahead), len(self._classes), -1)

@@ -13,20 +13,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from elit_edge.planning import Curve, FloatVector, Plan, Planner
+from elit_edge.planning import LARGEST_DEVIATION, LEAST_DEVIATION, SPREADS, Curve, FloatVector, Plan, Planner
 from elit_edge.sampling import Move
 
 SLOWER_SHARE, FASTER_SHARE = 0.5, 0.25
 """How much one step's time moves the estimate of the machine's speed: quick to see it slow down, slower to trust it."""
-SPARE = 0.1
-"""Share of the time left that must lie idle before budgets rise."""
+SPARE = 0.05
+"""Share of the whole time that must lie idle, beside the plan's margin, before budgets rise."""
 SERIOUS = 1.25
 """So far behind time, fewer steps at larger budgets are compared with the same steps at smaller ones."""
 RATIO_RANGE = (0.1, 100.0)
 """Of measured over predicted time; beyond it the clock jumped."""
 PRESSURE_EVERY_S = 1.0
-SPREADS = 2.0
-"""A step is begun if it would end in time even so many mean deviations late."""
+LARGEST_GROWTH = 2.0
+"""What one step may teach: a single stall is no reason to take the machine for a slow one."""
+SPARE = 0.05
+"""Share of the whole time that must lie idle, beside the plan's margin, before budgets rise."""
+SERIOUS = 1.25
+"""So far behind time, fewer steps at larger budgets are compared with the same steps at smaller ones."""
+RATIO_RANGE = (0.1, 100.0)
+"""Of measured over predicted time; beyond it the clock jumped."""
+PRESSURE_EVERY_S = 1.0
+LEAST_DEVIATION = 0.04
+"""However steady the last steps were."""
+LARGEST_GROWTH = 2.0
+"""What one step may teach: a single stall is no reason to take the machine for a slow one."""
 
 Pressure = Callable[[], tuple[float, str]]
 """The share of the full budget's FLOPs that the device should carry now, 0..1, and why it is less than 1."""
@@ -81,22 +92,26 @@ class Governor:
         """Time that the governor itself took."""
         self._planner, self._plan, self._grid, self._batch = planner, plan, grid, batch
         self._ends_at, self._clock, self._pressure = ends_at, clock, pressure
+        self._spare_ms = SPARE * (ends_at - clock()) * 1e3
         self._begun = self._pressed = clock()
         self._cap, self._why_capped = cap, ""
         self._least_ms = min(planner.least_ms(plan, weak, batch) for weak in planner.weaker(plan))
-        self._ratio, self._deviation = 1.0, 0.0
+        self._ratio, self._deviation = planner.slowdown, planner.deviation
         self._weak, self._at = plan.weak_latents, 0
-        self._follow(planner.rest(plan, self._weak, grid, batch), list(range(1, len(grid))), list(plan.latents))
+        self._whole = {weak: planner.rest(plan, weak, grid, batch) for weak in planner.weaker(plan)}
+        self._follow(self._whole[self._weak], list(range(1, len(grid))), list(plan.latents))
 
     def moves(self) -> Iterator[Move]:
         """The steps, each decided when it is asked for."""
         done = 0
         while self._path:
             begun = self._clock()
-            if done and not self._steer(done, (self._ends_at - begun) * 1e3):
+            remaining_ms = (self._ends_at - begun) * 1e3
+            if done and not self._steer(done, remaining_ms):
                 self.landed = True
                 self.own_ms += (self._clock() - begun) * 1e3
                 return
+            self._hold_next(done, remaining_ms)
             move = Move(self._path.pop(0), self._latents.pop(0), self._weak)
             predicted = self._cost[move.latents] * self._evaluations.pop(0)
             self._left_ms -= predicted
@@ -106,6 +121,16 @@ class Governor:
             yield move
             self._observe((self._clock() - started) * 1e3 / predicted)
             done += 1
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted time of a step, as estimated now."""
+        return self._ratio
+
+    @property
+    def deviation(self) -> float:
+        """How far a step lies from that estimate, on the mean."""
+        return self._deviation
 
     @property
     def steps_left(self) -> int:
@@ -124,29 +149,40 @@ class Governor:
     def _observe(self, ratio: float) -> None:
         """Learn from a step that took `ratio` times what was predicted."""
         ratio = min(max(ratio, RATIO_RANGE[0]), RATIO_RANGE[1])
+        ratio = min(ratio, LARGEST_GROWTH * self._ratio)
         share = SLOWER_SHARE if ratio > self._ratio else FASTER_SHARE
-        self._deviation += FASTER_SHARE * (abs(ratio / self._ratio - 1) - self._deviation)
+        self._deviation += FASTER_SHARE * (min(abs(ratio / self._ratio - 1), LARGEST_DEVIATION) - self._deviation)
         self._ratio += share * (ratio - self._ratio)
 
     def _steer(self, done: int, remaining_ms: float) -> bool:
         """Plan again where it is needed; False where no further step would end in time."""
-        late = self._ratio * (1 + SPREADS * self._deviation)
+        late = self._late()
         if self._least_ms * late > remaining_ms:
             return False
         expected = self._left_ms * self._ratio
         pressed = self._feel_pressure()
         if expected > remaining_ms:
             self._plan_again(done, remaining_ms, "behind time")
-        elif expected * (1 + self._plan.margin) < (1 - SPARE) * remaining_ms and self._can_rise():
+        elif expected * (1 + self._plan.margin) + self._spare_ms < remaining_ms and self._can_rise():
             self._plan_again(done, remaining_ms, "time to spare")
         elif pressed:
             self._plan_again(done, remaining_ms, self._why_capped or "the device has recovered")
-        next_ms = self._cost[self._latents[0]] * self._evaluations[0]
-        if next_ms * late > remaining_ms:
-            self._latents[0] = self._curve.dearest_within(remaining_ms / late / self._evaluations[0])
-            self._left_ms += self._cost[self._latents[0]] * self._evaluations[0] - next_ms
-            self._record(done, "the next step would end late")
         return True
+
+    def _late(self) -> float:
+        """Measured over predicted time of a step that comes late."""
+        return self._ratio * (1 + SPREADS * max(self._deviation, LEAST_DEVIATION))
+
+    def _hold_next(self, done: int, remaining_ms: float) -> None:
+        """Take the next step at a budget at which it would end in time even if it were late."""
+        next_ms = self._cost[self._latents[0]] * self._evaluations[0]
+        late = self._late()
+        if next_ms * late > remaining_ms:
+            budget = self._curve.dearest_within(remaining_ms / late / self._evaluations[0])
+            if budget != self._latents[0]:
+                self._latents[0] = budget
+                self._left_ms += self._cost[budget] * self._evaluations[0] - next_ms
+                self._record(done, "the next step would end late")
 
     def _record(self, done: int, why: str) -> None:
         at_ms = (self._clock() - self._begun) * 1e3
@@ -175,7 +211,7 @@ class Governor:
         found: list[tuple[float, float, list[int], int, Curve]] = []
         for weak in self._planner.weaker(self._plan):
             for path in self._paths(bound, weak):
-                curve = self._planner.rest(self._plan, weak, self._grid[[self._at, *path]], self._batch)
+                curve = self._way(path, weak)
                 fitted = curve.fit(bound, curve.top_of(self._cap, self._planner.flops))
                 found.append((np.inf if fitted is None else fitted[1], curve.base_ms, path, weak, curve))
         _, _, path, self._weak, curve = min(found, key=lambda way: way[:2])
@@ -183,6 +219,12 @@ class Governor:
         self._follow(curve, path, latents)
         if before != (path, latents, self._weak):
             self._record(done, why)
+
+    def _way(self, path: list[int], weak: int) -> Curve:
+        """All plans over these times; those over every time that is left are a part of the whole run's."""
+        if len(path) == len(self._grid) - 1 - self._at:
+            return self._whole[weak].tail(self._at)
+        return self._planner.rest(self._plan, weak, self._grid[[self._at, *path]], self._batch)
 
     def _paths(self, bound_ms: float, weak: int) -> list[list[int]]:
         """Ways over the grid to its end that are worth comparing: the one in use, all times, and fewer in need."""
@@ -192,7 +234,9 @@ class Governor:
         counts = {len(self._path), left, fitting}
         if self._left_ms > SERIOUS * bound_ms:
             counts |= {left * 3 // 4, left // 2}
-        ways = [
-            np.linspace(self._at, last, count + 1).round().astype(int)[1:] for count in counts if 0 < count <= fitting
-        ]
-        return [way.tolist() for way in ways]
+        return [_spread(self._at, last, count) for count in counts if 0 < count <= fitting]
+
+
+def _spread(at: int, last: int, count: int) -> list[int]:
+    """`count` indices after `at`, evenly spread, the last one at the end."""
+    return [at + round(i * (last - at) / count) for i in range(1, count + 1)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
@@ -23,13 +24,21 @@ from elit_edge.sampling import GuidanceKind, Solver, times
 
 CONFIDENCE = 0.9
 """Chance that a plan's time is kept without the governor's help."""
-LEAST_DRIFT = 0.02
+LEAST_DRIFT = 0.04
 """No machine's speed is steadier than this from one second to the next."""
+LEARNING = 0.4
+"""How much each step of a run counts for the slowdown that the next plan expects."""
 STEP_RATIO = 1.12
 """Numbers of steps that are considered lie this far apart."""
 
 FINISHES = 4.0
 """Checks and pixels after the last step, in units of the solver's arithmetic of a step."""
+LEAST_DEVIATION, LARGEST_DEVIATION = 0.08, 0.25
+"""Of a step from the estimate: however steady the last ones were, and the most that is learned from one."""
+SPREADS = 4.0
+"""A step is begun if it would end in time even so many mean deviations late."""
+UNFORESEEN, UNFORESEEN_MS = 0.01, (0.5, 10.0)
+"""Share of a bound that is kept free at its end, within these milliseconds: the system's own pauses."""
 ROUNDING = 1e-9
 """A plan that takes the bound to the last bit fits it."""
 WORTH_DIGITS = 9
@@ -52,6 +61,13 @@ class Wish:
     """Guidance that the user insists on."""
     cap: float = 1.0
     """Share of the full budget's FLOPs that a step may take, under thermal or battery pressure."""
+
+    def __post_init__(self) -> None:
+        bounds = [bound for bound in (self.deadline_ms, self.memory_bytes, self.joules) if bound is not None]
+        if not bounds:
+            raise PlanError("a plan needs a bound: a deadline, memory or energy", None)
+        if not all(bound > 0 for bound in bounds):  # a bound that is no number is not, either
+            raise PlanError(f"bounds {bounds}: each must be a number above 0", None)
 
 
 @dataclass(frozen=True)
@@ -124,16 +140,33 @@ class Curve:
         """The cheapest step."""
         values = squared[rungs]
         best = values[-1]
-        self.base_ms = float(self.evaluations.sum()) * self.least_ms
-        self.base_loss = float((lengths * (best + weights * (values[0] - best))).sum())
+        self.losses = lengths * (best + weights * (values[0] - best))
         gains = (lengths * weights)[:, None] * -np.diff(values)[None, :]
         prices = self.evaluations[:, None] * np.diff(self.step_ms)[None, :]
         worth = gains / prices
         order = np.argsort(-np.round(worth / (worth.max(initial=0.0) or 1.0), WORTH_DIGITS), axis=None, kind="stable")
-        self._step_of = order // max(1, len(rungs) - 1)
-        self._rung_of = order % max(1, len(rungs) - 1)
-        self._prices, self._gains = prices.reshape(-1)[order], gains.reshape(-1)[order]
-        self._spent, self._won = np.cumsum(self._prices), np.cumsum(self._gains)
+        # one entry an improvement, the one worth most first: which step it lifts, from which rung, its price and gain
+        self.step_of = order // max(1, len(rungs) - 1)
+        self.rung_of = order % max(1, len(rungs) - 1)
+        self.prices, self.gains = prices.reshape(-1)[order], gains.reshape(-1)[order]
+        self.add_up()
+
+    def add_up(self) -> None:
+        """Total what stands in the arrays."""
+        self.base_ms = float(self.evaluations.sum()) * self.least_ms
+        self.base_loss = float(self.losses.sum())
+        self._spent, self._won = np.cumsum(self.prices), np.cumsum(self.gains)
+
+    def tail(self, first: int) -> Curve:
+        """The same for the steps from `first` on alone."""
+        part = copy(self)
+        part.grid, part.steps = self.grid[first:], self.steps - first
+        part.evaluations, part.losses = self.evaluations[first:], self.losses[first:]
+        left = self.step_of >= first
+        part.step_of, part.rung_of = self.step_of[left] - first, self.rung_of[left]
+        part.prices, part.gains = self.prices[left], self.gains[left]
+        part.add_up()
+        return part
 
     def fit(self, bound_ms: float, top: int | None = None) -> tuple[float, float] | None:
         """Time and loss of the best plan within `bound_ms` that uses no rung above `top`; None where there is none."""
@@ -154,8 +187,8 @@ class Curve:
 
     def _capped(self, spare_ms: float, top: int) -> tuple[list[int], float, float]:
         """The rung of each step, what they cost beyond the cheapest, and what they gain."""
-        allowed = self._rung_of < top
-        steps, prices, gains = self._step_of[allowed], self._prices[allowed], self._gains[allowed]
+        allowed = self.rung_of < top
+        steps, prices, gains = self.step_of[allowed], self.prices[allowed], self.gains[allowed]
         spent = np.cumsum(prices)
         count = int(np.searchsorted(spent, spare_ms, side="right"))
         rungs = np.bincount(steps[:count], minlength=self.steps)
@@ -207,7 +240,7 @@ class Row:
 
 @dataclass
 class Planner:
-    """Plans for one bundle on one device. Curves are kept, so that a second wish costs microseconds."""
+    """Plans for one bundle on one device. Curves are kept, so that a second wish costs a millisecond."""
 
     candidates: Sequence[Costs]
     loss: Loss
@@ -216,6 +249,11 @@ class Planner:
     opening: bool = False
     """Whether a plan pays for opening its runtime, too."""
     confidence: float = CONFIDENCE
+    slowdown: float = 1.0
+    """Measured over predicted time, as runs and spot checks have found it lately: the machine is not always as fast as
+    when it was profiled."""
+    deviation: float = LEAST_DEVIATION
+    """How far a step's time lies from what the steps before it let expect, on the mean, as found lately."""
     _curves: dict[tuple[int, Variant, int, int], Curve] = field(default_factory=dict)
     _step_ms: dict[tuple[int, Variant, int], FloatVector] = field(default_factory=dict)
 
@@ -245,8 +283,6 @@ class Planner:
         Raises:
             DeadlineError, PlanError: as `plan`.
         """
-        if wish.deadline_ms is wish.memory_bytes is wish.joules is None:
-            raise PlanError("a plan needs a bound: a deadline, memory or energy", None)
         fitting: list[Plan] = []
         failing: list[Row] = []
         for index, costs in enumerate(self.candidates):
@@ -264,6 +300,19 @@ class Planner:
         rows = [Row(plan, "worse") for plan in fitting]
         rows[0] = replace(rows[0], verdict="chosen")
         return rows + failing
+
+    def build(self, batch: int) -> None:
+        """Make all curves of a batch, so that a plan costs no more than looking them up."""
+        for index in range(len(self.candidates)):
+            for variant in self.loss.variants:
+                for steps in self._step_counts():
+                    self._curve(index, variant, steps, batch)
+
+    def learn(self, ratio: float, deviation: float, steps: int) -> None:
+        """Expect of the next run what the last one of `steps` steps was like: its speed, and how unsteady that was."""
+        jump = min(abs(ratio / self.slowdown - 1), LARGEST_DEVIATION)
+        self.deviation += LEARNING * (max(deviation, jump, LEAST_DEVIATION) - self.deviation)
+        self.slowdown += (1 - (1 - LEARNING) ** steps) * (ratio - self.slowdown)
 
     def rest(self, plan: Plan, weak_latents: int, grid: FloatVector, batch: int) -> Curve:
         """All ways to go on with a plan over the times that are left.
@@ -289,14 +338,17 @@ class Planner:
         own = {weak for kind, weak in self.loss.variants if kind == plan.guidance and weak < plan.weak_latents}
         return [plan.weak_latents, *sorted(own, reverse=True)]
 
-    def overhead_ms(self, costs: Costs, steps: int, wish: Wish) -> float:
-        """What a run costs beside its steps: its conditions and, where that is asked for, opening the runtime."""
-        opening = costs.profile.open_ms if self.opening else 0.0
-        return costs.condition_ms(steps * wish.classes) + FINISHES * costs.profile.solver_ms * wish.batch + opening
+    def overhead_ms(self, costs: Costs, steps: int, batch: int, classes: int) -> float:
+        """What a run costs beside its steps: waking, conditions, the end and, where asked for, opening the runtime."""
+        profile = costs.profile
+        opening = profile.open_ms if self.opening else 0.0
+        around = profile.waking_ms + FINISHES * profile.solver_ms * batch
+        return costs.condition_ms(steps * classes) + around + opening
 
-    def finish_ms(self, plan: Plan, batch: int) -> float:
-        """What is left to do after the last step."""
-        return FINISHES * self._costs(plan)[1].profile.solver_ms * batch
+    def finish_ms(self, plan: Plan, batch: int, bound_ms: float) -> float:
+        """What is left to do after the last step, and a little for what no one foresees."""
+        unforeseen = min(max(UNFORESEEN * bound_ms, UNFORESEEN_MS[0]), UNFORESEEN_MS[1])
+        return FINISHES * self._costs(plan)[1].profile.solver_ms * batch + unforeseen
 
     def _variants(self, wish: Wish) -> list[Variant]:
         variants = [v for v in self.loss.variants if wish.guidance in (None, v[0])]
@@ -342,15 +394,18 @@ class Planner:
     def _best(self, index: int, costs: Costs, variant: Variant, steps: int, wish: Wish) -> tuple[Plan, str | None]:
         """The best plan of these settings and None; or the cheapest one and what it breaks."""
         curve = self._curve(index, variant, steps, wish.batch)
-        overhead = self.overhead_ms(costs, steps, wish)
+        overhead = self.overhead_ms(costs, steps, wish.batch, wish.classes)
         margin = NormalDist().inv_cdf(self.confidence) * max(costs.profile.drift, LEAST_DRIFT)
+        if steps == 1:
+            margin = max(margin, SPREADS * self.deviation)  # no governor can help here
         bounds = [np.inf] if wish.deadline_ms is None else [wish.deadline_ms]
         if wish.joules is not None and costs.profile.watts:
             bounds.append(wish.joules / costs.profile.watts * 1e3)
         bound = min(bounds)
         memory = costs.memory_bytes(wish.batch if variant[0] != "cfg" else 2 * wish.batch)
         top = None if wish.cap >= 1 else curve.top_of(wish.cap, self.flops)
-        fitted = curve.fit(bound / (1 + margin) - overhead, top)
+        step_bound = bound / ((1 + margin) * self.slowdown) - overhead
+        fitted = curve.fit(step_bound, top)
         fault = None
         if fitted is None:
             fault = "too slow" if bound == wish.deadline_ms else "too much energy"
@@ -358,15 +413,14 @@ class Planner:
             fault = "memory not measured" if memory is None else "too much memory"
         if wish.joules is not None and not costs.profile.watts:
             fault = "no energy sensor"
-        step_bound = bound / (1 + margin) - overhead if fitted else curve.base_ms
-        expected = (fitted[0] if fitted else curve.base_ms) + overhead
+        expected = ((fitted[0] if fitted else curve.base_ms) + overhead) * self.slowdown
         plan = Plan(
             runtime=costs.profile.runtime,
             precision=costs.profile.precision,
             solver=self.loss.table.solver,
             guidance=variant[0],
             weak_latents=variant[1],
-            latents=tuple(curve.latents(step_bound, top=top)),
+            latents=tuple(curve.latents(step_bound if fitted else curve.base_ms, top=top)),
             distance=float(np.sqrt(max(fitted[1] if fitted else curve.base_loss, 0.0))),
             expected_ms=expected,
             margin=margin,
@@ -394,7 +448,8 @@ class Planner:
         if not thrifty:
             nearest = min(small, key=lambda plan: plan.needed_joules or math.inf)
             return PlanError(
-                f"no plan takes at most {wish.joules:g} J; the nearest needs {nearest.needed_joules:.3g} J: "
+                f"no plan takes at most {wish.joules:g} J; the nearest needs "
+                f"{'an unknown energy' if nearest.needed_joules is None else _rounded_up(nearest.needed_joules)}: "
                 f"{nearest.words()}",
                 nearest,
             )
@@ -404,6 +459,12 @@ class Planner:
             f"{nearest.words()}",
             nearest,
         )
+
+
+def _rounded_up(joules: float) -> str:
+    """To three digits, and never less than it is: what is printed can be asked for."""
+    unit = 10.0 ** (math.floor(math.log10(joules)) - 2)
+    return f"{math.ceil(joules / unit) * unit:.3g} J"
 
 
 def _within(value: float | None, bound: float | None) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from elit_edge.costs import Conditions, Memory, Point, Profile
+from elit_edge.costs import Conditions, Costs, Memory, Point, Profile
 from elit_edge.noise import NoiseStream
 from elit_edge.runtimes.contract import FloatArray, IntArray, Session
 
@@ -21,6 +21,9 @@ ROUNDS = 7
 """Times that each point should be measured."""
 LEAST_ROUNDS = 2
 BATCHES = (1, 2, 4, 8)
+CHECKS = 3
+PAUSE_S = 0.1
+"""Threads that wait for work by spinning sleep after this long."""
 CONDITION_ROWS = (2, 64)
 SEED = 20260312
 
@@ -79,10 +82,27 @@ def measure(
         points=points,
         conditions=conditions,
         solver_ms=work.solver_ms(),
+        waking_ms=work.waking_ms(session.manifest.budgets[0]),
         drift=float(np.median(relative, axis=1).std()),
         memory=memory,
         watts=power,
     )
+
+
+def spot_check(session: Session, costs: Costs, spare_ms: float) -> float | None:
+    """How much longer a pass takes now than the profile says: a few passes at half the budget, the first of them cold.
+
+    Returns:
+        Measured over predicted time; None where that is not worth `spare_ms`.
+    """
+    budgets = session.manifest.budgets
+    latents = budgets[len(budgets) // 2]
+    predicted = costs.pass_ms(latents, 1)
+    if predicted * (CHECKS + 2) > spare_ms:
+        return None
+    work = _Work(session)
+    work.pass_ms(latents, 1)
+    return float(np.median([work.pass_ms(latents, 1) for _ in range(CHECKS)])) / predicted
 
 
 class _Work:
@@ -110,6 +130,15 @@ class _Work:
         begun = time.perf_counter()
         self._session.condition(t, y)
         return (time.perf_counter() - begun) * 1e3
+
+    def waking_ms(self, latents: int) -> float:
+        """How much longer a pass takes after a pause."""
+        found = []
+        for _ in range(CHECKS):
+            time.sleep(PAUSE_S)
+            cold = self.pass_ms(latents, 1)
+            found.append(cold - self.pass_ms(latents, 1))
+        return max(0.0, float(np.median(found)))
 
     def solver_ms(self) -> float:
         """What `generation` and `sampling` do around a guided pass, for one sample."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elit_edge.model_config import Count, Positive
-from elit_edge.sampling import GuidanceKind, Solver
+from elit_edge.sampling import STOCHASTIC_END, GuidanceKind, Solver
 
 Distance = Annotated[float, msgspec.Meta(ge=0)]
 FloatVector = npt.NDArray[np.float64]
@@ -66,7 +67,6 @@ Variant = tuple[GuidanceKind, int]
 """Guidance and the budget of its weak pass."""
 
 LEAST = 1e-12
-"""Keeps the logarithm of a distance of 0."""
 LEAST_WEIGHT = 0.05
 """No part of a run is free, whatever the noise of a band's measurement says."""
 
@@ -82,9 +82,13 @@ class Loss:
 
     def __init__(self, table: QualityTable) -> None:
         self.table = table
+        positive = [cell.distance for cell in table.cells if cell.distance > 0]
+        floor = (
+            min(positive, default=1.0) / 2
+        )  # a plan that is the reference itself has a distance of 0, and no logarithm
         self._grids: dict[Variant, tuple[FloatVector, FloatVector, npt.NDArray[np.float64]]] = {}
         for variant in dict.fromkeys((cell.guidance, cell.weak_latents) for cell in table.cells):
-            self._grids[variant] = _grid([c for c in table.cells if (c.guidance, c.weak_latents) == variant])
+            self._grids[variant] = _grid([c for c in table.cells if (c.guidance, c.weak_latents) == variant], floor)
         edges, weights = _band_weights(self)
         self._edges, self._until = edges, np.append(0.0, np.cumsum(weights * np.diff(edges)))
 
@@ -115,7 +119,7 @@ class Loss:
         weights: FloatVector = (until[:-1] - until[1:]) / (times[:-1] - times[1:])
         return weights
 
-    def of(self, variant: Variant, grid: npt.ArrayLike, latents: npt.ArrayLike) -> float:
+    def of(self, variant: Variant, grid: npt.ArrayLike, latents: Sequence[int]) -> float:
         """The distance that a plan's pictures are expected to have.
 
         Args:
@@ -123,25 +127,53 @@ class Loss:
             grid: times from 1 down to 0, [steps + 1].
             latents: the budget of each step, [steps].
         """
-        times, budgets = np.asarray(grid, np.float64), np.asarray(latents)
+        return self.of_steps(grid, [(variant, budget) for budget in latents])
+
+    def of_steps(self, grid: npt.ArrayLike, steps: Sequence[tuple[Variant, int]]) -> float:
+        """The same for steps that differ in their guidance, too: the variant and budget of each."""
+        times = np.asarray(grid, np.float64)
         full = max(cell.latents for cell in self.table.cells)
         total = 0.0
-        for length, weight, budget in zip(times[:-1] - times[1:], self.weights(times), budgets, strict=True):
-            best, found = self.squared(variant, 1 / length, [full, budget])
+        lengths = times[:-1] - times[1:]
+        densities = _densities(self.table.solver, times)
+        for length, weight, density, (variant, budget) in zip(
+            lengths, self.weights(times), densities, steps, strict=True
+        ):
+            best, found = self.squared(variant, density, [full, budget])
             total += length * (best + weight * (found - best))
         return float(np.sqrt(max(total, 0.0)))
 
 
-def _grid(cells: list[Cell]) -> tuple[FloatVector, FloatVector, npt.NDArray[np.float64]]:
-    """log steps [N], latents [J], log of the squared distance [N, J]; a hole is filled along its row."""
+def _densities(solver: Solver, times: FloatVector) -> FloatVector:
+    """The number of steps of the even plan that each step would belong to: [steps] of times [steps + 1]."""
+    lengths = times[:-1] - times[1:]
+    if solver != "euler-maruyama":
+        density: FloatVector = 1 / lengths
+        return density
+    # its last step is short whatever their number, and the others share the rest
+    return np.where(times[:-1] > STOCHASTIC_END, 1 + (1 - STOCHASTIC_END) / lengths, len(lengths))
+
+
+def _grid(cells: list[Cell], floor: float) -> tuple[FloatVector, FloatVector, npt.NDArray[np.float64]]:
+    """log steps [N], latents [J], log of the squared distance [N, J]."""
     steps = sorted({cell.steps for cell in cells})
     budgets = sorted({cell.latents for cell in cells})
-    known = {(cell.steps, cell.latents): 2 * np.log(max(cell.distance, LEAST)) for cell in cells}
-    logs = np.empty((len(steps), len(budgets)))
-    for row, count in zip(logs, steps, strict=True):
-        there = [budget for budget in budgets if (count, budget) in known]
-        row[:] = np.interp(budgets, there, [known[count, budget] for budget in there])
+    known = {(cell.steps, cell.latents): 2 * float(np.log(max(cell.distance, floor))) for cell in cells}
+    logs = np.array([[_known_or_like(known, count, budget) for budget in budgets] for count in steps])
     return np.log(np.array(steps, np.float64)), np.array(budgets, np.float64), logs
+
+
+def _known_or_like(known: dict[tuple[int, int], float], steps: int, latents: int) -> float:
+    """A cell; where it was not measured, as far from its row's nearest cell as in the nearest row that has both."""
+    if (steps, latents) in known:
+        return known[steps, latents]
+    here = sorted((each for count, each in known if count == steps), key=lambda each: abs(each - latents))
+    rows = sorted((count for count, each in known if each == latents), key=lambda count: abs(np.log(count / steps)))
+    for row in rows:
+        for each in here:
+            if (row, each) in known:
+                return known[steps, each] + known[row, latents] - known[row, each]
+    return known[steps, here[0]]
 
 
 def _at_density(steps: FloatVector, logs: npt.NDArray[np.float64], density: float) -> FloatVector:

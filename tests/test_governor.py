@@ -40,6 +40,7 @@ def machine_profile():
         ),
         conditions=(Conditions(rows=1, median_ms=0.1),),
         solver_ms=SOLVER_MS,
+        waking_ms=0.0,
         drift=0.02,
         memory=(),
         watts=None,
@@ -49,7 +50,7 @@ def machine_profile():
 def guided_table(solver="euler"):
     """Guided by 4 latents a little better than by 1. Fewer latents cost less than fewer steps."""
     found = [
-        (steps, latents, weak, (1.0 / steps) + 0.05 / latents + (0.004 if weak == 1 else 0.0))
+        (steps, latents, weak, (1.0 / steps) + 0.05 / latents + (0.01 if weak == 1 else 0.0))
         for steps in (1, 2, 4, 8, 16, 32)
         for latents in (1, 2, 4, 8, 16)
         for weak in (4, 1)
@@ -131,10 +132,15 @@ class Run:
         return (self.ended - self.deadline) * 1e3
 
     def distance(self, loss):
+        """Of what was run, each step with its own guidance; for tables without bands."""
         visited = [0, *(move.to for move in self.moves)]
         visited[-1] = len(self.grid) - 1
-        variant = (self.plan.guidance, min(move.weak_latents for move in self.moves))
-        return loss.of(variant, self.grid[visited], [move.latents for move in self.moves])
+        lengths = -np.diff(self.grid[visited])
+        parts = [
+            length * loss.squared((self.plan.guidance, move.weak_latents), 1 / length, move.latents)
+            for length, move in zip(lengths, self.moves, strict=True)
+        ]
+        return float(np.sqrt(sum(parts)))
 
 
 def drive(made, deadline, machine, *, wish=None, **given):
@@ -177,7 +183,6 @@ def shared():
 
 
 @pytest.mark.parametrize("deadline", [0.1, 0.2, 0.4, 0.8])
-@pytest.mark.xfail(strict=True, reason="near the end the margin of the whole run looks like time to spare")
 def test_on_a_steady_machine_the_plan_is_followed_to_the_letter(deadline):
     run = drive(shared(), deadline, Machine())
     assert run.governor.changes == []
@@ -254,22 +259,25 @@ def test_changes_say_when_why_and_what_is_planned_now():
         assert change.weak_latents == 1
 
 
-def test_the_weak_budget_falls_too_and_rises_again():
-    """A step at 4 guided by 4 costs 16 ms, guided by 1 13, at 1 guided by 1 10; the difference in loss is small."""
+def test_the_weak_budget_falls_before_the_steps():
+    """The plan is guided by 4 latents. 1.6 times slower, hindsight has 16 of its 18 steps, guided by 1."""
     made = planner(guided_table())
-    wish = Wish(1, 1, deadline_ms=560)
-    calm = drive(made, 0.56, Machine(), wish=wish)
-    assert calm.plan.weak_latents == 4
-    assert {move.weak_latents for move in calm.moves} == {4}
-    slow = drive(made, 0.56, Machine(bursts=((0.05, 9, 1.6),)), wish=wish)
+    wish = Wish(1, 1, deadline_ms=300)
+    calm = drive(made, 0.3, Machine(), wish=wish)
+    assert {move.weak_latents for move in calm.moves} == {calm.plan.weak_latents} == {4}
+    slow = drive(made, 0.3, Machine(bursts=((0.05, 9, 1.6),)), wish=wish)
     assert slow.late_ms <= 0
-    assert slow.moves[0].weak_latents == 4
-    assert slow.moves[-1].weak_latents == 1
-    assert len(slow.moves) >= 0.8 * slow.plan.steps, "the weak budget falls before the steps"
+    assert (slow.moves[0].weak_latents, slow.moves[-1].weak_latents) == (4, 1)
+    assert len(slow.moves) >= 0.8 * slow.plan.steps
     assert any(change.weak_latents == 1 for change in slow.governor.changes)
-    eased = drive(made, 0.56, Machine(bursts=((0.05, 0.2, 2.5),)), wish=wish)
-    assert 1 in {move.weak_latents for move in eased.moves}
-    assert eased.late_ms <= 0
+
+
+def test_the_weak_budget_rises_again_when_there_is_time():
+    made = planner(guided_table())
+    run = drive(made, 0.5, Machine(bursts=((0.02, 0.2, 2.5),)), wish=Wish(1, 1, deadline_ms=500))
+    assert run.plan.weak_latents == run.moves[-1].weak_latents == 4
+    assert 1 in {move.weak_latents for move in run.moves}
+    assert run.late_ms <= 0
 
 
 def test_a_weaker_guidance_is_tried_before_the_run_lands():
@@ -285,6 +293,31 @@ def test_a_weaker_guidance_is_tried_before_the_run_lands():
     assert taken in ([Move(1, 4, 4), Move(2, 1, 1)], [Move(1, 4, 4), Move(2, 2, 1)])
     assert not governor.landed
     assert machine.now <= 0.028
+
+
+BEYOND = pytest.mark.xfail(
+    strict=True, reason="the deviation goes far beyond any step that was seen, and the run lands"
+)
+
+
+@pytest.mark.parametrize(
+    ("step", "stall"),
+    [
+        (2, 0.05),
+        (6, 0.1),
+        (12, 0.05),
+        pytest.param(2, 0.15, marks=BEYOND),
+        pytest.param(6, 0.15, marks=BEYOND),
+        pytest.param(12, 0.1, marks=BEYOND),
+    ],
+)
+def test_one_stall_does_not_end_a_run_that_has_time_left(step, stall):
+    """A step that is held up by 50 to 150 ms of 400: afterwards the machine is what it was."""
+    machine = Machine(jumps={step: stall})
+    run = drive(shared(), 0.4, machine)
+    assert not run.governor.landed
+    hindsight = planner(confidence=0.5).plan(Wish(1, 1, deadline_ms=1e3 * (0.4 - stall)))
+    assert hindsight.distance / run.distance(shared().loss) > 0.75
 
 
 def test_a_run_lands_when_not_even_the_cheapest_step_ends_in_time():
@@ -416,6 +449,16 @@ def test_deadlines_are_kept_when_the_machine_slows_down_anywhere():
     print(f"landed: {sum(run.governor.landed for run in busy_runs())}")
     assert kept >= 0.98
     assert worst <= 1
+
+
+def test_on_a_quiet_machine_deadlines_are_kept():
+    """Noise of 3% and nothing else; 99.5% is what the project promises."""
+    made, deadlines = planner(guided_table()), (0.1, 0.25, 0.4, 0.7)
+    late = [drive(made, deadlines[seed % 4], Machine(noise=0.03, seed=seed)).late_ms for seed in range(300)]
+    kept = sum(ms <= 0 for ms in late) / len(late)
+    print(f"quiet, guided: kept {kept:.1%} of {len(late)}; worst lateness {max(late):.2f} ms")
+    assert kept >= 0.995
+    assert max(late) < 1
 
 
 @settings(max_examples=60)

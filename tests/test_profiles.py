@@ -55,6 +55,7 @@ def profile(runtime, ms, precision="fp32"):
         ),
         conditions=(Conditions(rows=2, median_ms=0.1),),
         solver_ms=0.01,
+        waking_ms=0.0,
         drift=0.01,
         memory=(),
         watts=None,

@@ -11,7 +11,6 @@ import pytest
 
 from elit_edge import runtimes
 from elit_edge.errors import RuntimeUnavailable
-from elit_edge.runtimes.contract import Ready
 from elit_edge.runtimes.registry import all_runtimes, choose
 
 HIDE = """

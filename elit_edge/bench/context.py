@@ -39,14 +39,13 @@ def identity_of(
     device: Device, manifest: Manifest, threads: int | None, candidates: Iterable[Candidate]
 ) -> dict[str, str]:
     """What makes two reports comparable, by name. The quality table is no part of the bundle's speed."""
-    return {
+    return {each.runtime: each.version for each in candidates} | {
         "device": device.identity,
         "bundle": hashlib.sha256(msgspec.json.encode(manifest.files, order="sorted")).hexdigest(),
         "threads": "auto" if threads is None else str(threads),
         "elit-edge": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        **{each.runtime: each.version for each in candidates},
     }
 
 

@@ -59,13 +59,13 @@ def bench(
         raise RequestError(f"threads = {threads}: at least 1, or None to leave it to the runtimes")
     run = _Run(bundle, threads, progress, say)
     load_start = load_average()
+    progress("probe", 0)
+    device = probe()
     progress("profiles", 0)
     profiles = profiles_of(bundle.files, runtime=runtime, precision=precision, threads=threads, report=say)
     run.lost += [
         Lost(runtime=each.runtime, precision=each.precision, reason=each.reason) for each in profiles.passed_over
     ]
-    progress("probe", 0)
-    device = probe()
     rows = Rows(bundle.manifest, device, threads)
     cut_short = False
     try:
@@ -86,7 +86,7 @@ def bench(
         made_at=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         bundle=manifest.name,
         latents_per_group=manifest.latents_per_group,
-        steps=manifest.sampler.steps,
+        steps=rows.steps,
         guidance=manifest.sampler.guidance,
         window_s=window_s,
         context=context_of(device, load_start, identity),

@@ -30,7 +30,7 @@ def page(report: Report) -> str:
     from jinja2 import Environment, StrictUndefined
 
     text = (resources.files("elit_edge.bench") / TEMPLATE).read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text)
     run = report.sustained
     return template.render(
         title=f"{report.bundle}: what it costs here",
@@ -41,7 +41,7 @@ def page(report: Report) -> str:
             plots.latency(report), report, "One pass by budget",
             "Dots: medians. Whiskers: up to p90 (thick) and p99 (thin). Dashed: what the cost model predicted.",
         ),
-        budgets=[sheets.budgets(each) for each in report.candidates],
+        budgets=[sheets.budgets(each, report) for each in report.candidates],
         quality=_figure(
             plots.quality(report), report, "Quality against time",
             "Each point is the best plan for one deadline, by the bundle's quality table: low and left is good.",

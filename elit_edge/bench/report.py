@@ -63,7 +63,7 @@ class Row(_Struct, frozen=True, kw_only=True):
     joules: Amount | None
     """Mean energy of a pass, of all that the sensor sees; null without a sensor."""
     plan_ms: Above
-    """Expected time of one picture with the bundle's own steps and guidance at this budget."""
+    """Expected time of one picture with `steps` steps and the bundle's own guidance at this budget."""
     distance: Amount | None
     """Expected distance of that picture to the reference plan's; null without a measured quality table."""
 
@@ -168,7 +168,7 @@ class Report(_Struct, frozen=True, kw_only=True):
     """Its name; its digest stands in the context."""
     latents_per_group: Positive
     steps: Positive
-    """Of the plans of `plan_ms` and `distance`: the bundle's own."""
+    """Of the plans of `plan_ms` and `distance`: the bundle's own, or the nearest that its quality table knows."""
     guidance: GuidanceKind
     window_s: Above
     """Measuring time of each budget."""

@@ -34,6 +34,9 @@ class Rows:
         self._gops: dict[str, float | None] = {rate.precision: rate.gops for rate in rates}
         table = manifest.quality
         self._loss = None if table is None or table.origin == "published" else Loss(table)
+        fewest, most = self._loss.step_counts if self._loss else (1, manifest.sampler.steps)
+        self.steps = min(max(manifest.sampler.steps, fewest), most)
+        """Of the plans beside the speeds: the bundle's own, or the nearest that its quality table knows."""
 
     def candidate(self, profile: Profile, found: Warm) -> Candidate:
         """One runtime at one precision, with what its profile predicted."""
@@ -70,8 +73,8 @@ class Rows:
     def _plan_ms(self, costs: Costs, latents: int) -> float:
         own = self._manifest.sampler
         step_ms = costs.step_ms(latents, 1, own.guidance, own.weak_latents)
-        passes = float(evaluations(own.solver, own.steps).sum())
-        return passes * step_ms + costs.condition_ms(own.steps * CLASSES)
+        passes = float(evaluations(own.solver, self.steps).sum())
+        return passes * step_ms + costs.condition_ms(self.steps * CLASSES)
 
     def _distance(self, latents: int) -> float | None:
         """None where the table does not reach to the bundle's own plan at this budget."""
@@ -79,10 +82,10 @@ class Rows:
         variant = (own.guidance, own.weak_latents)
         if loss is None or variant not in loss.variants or loss.table.solver != own.solver:
             return None
-        (fewest, most), (least, full) = loss.step_counts, loss.measured_latents(variant)
-        if not (fewest <= own.steps <= most and least <= latents <= full):
+        least, full = loss.measured_latents(variant)
+        if not least <= latents <= full:
             return None
-        return loss.of(variant, times(own.solver, own.steps), [latents] * own.steps)
+        return loss.of(variant, times(own.solver, self.steps), [latents] * self.steps)
 
     def _front(self, profile: Profile) -> tuple[PlanPoint, ...]:
         """Plans for deadlines from the tightest that can be kept to that of the most steps at the full budget."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elit_edge.bench.report import Candidate, Lost, Report, Sustained
 
@@ -21,6 +21,12 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
     numbers: bool = True
     """Or words, which may run over several lines."""
+
+    def without(self, *heads: str) -> Sheet:
+        """The same with fewer columns."""
+        kept = [index for index, head in enumerate(self.heads) if head not in heads]
+        rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
+        return replace(self, heads=tuple(self.heads[index] for index in kept), rows=rows)
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -63,7 +69,7 @@ def _glance(candidate: Candidate) -> tuple[str, ...]:
     )
 
 
-def budgets(candidate: Candidate) -> Sheet:
+def budgets(candidate: Candidate, report: Report) -> Sheet:
     """One line a budget."""
     heads = (
         "latents",
@@ -99,7 +105,8 @@ def budgets(candidate: Candidate) -> Sheet:
         for row in candidate.rows
     )
     few = "" if candidate.every_budget else "; too slow for every budget: the ladder's ends and halves"
-    return Sheet(f"{candidate.title}: one pass of one sample, times in ms{few}", heads, rows)
+    picture = f"picture: {report.steps} steps, guidance {report.guidance}"
+    return Sheet(f"{candidate.title}: one pass of one sample, times in ms ({picture}){few}", heads, rows)
 
 
 def front(candidate: Candidate) -> Sheet:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from elit_edge.bench.sheets import Sheet
 
 ACROSS = ("device", "bundle", "threads", "versions")
+WIDE = ("min", "of product")
+"""Columns that a terminal has no room for."""
 
 
 class Kinds(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
@@ -152,7 +154,7 @@ def _print(report: Report) -> None:
     console.print(Text(f"{report.bundle} on {sheets.headline(report)}"))
     for warning in sheets.warnings(report):
         console.print(Text(warning, style="yellow"))
-    shown = [sheets.glance(report), *(sheets.budgets(each) for each in report.candidates)]
+    shown = [sheets.glance(report), *(sheets.budgets(each, report).without(*WIDE) for each in report.candidates)]
     if report.sustained is not None:
         shown.append(sheets.bins(report.sustained))
     if report.lost:
@@ -166,7 +168,7 @@ def _print(report: Report) -> None:
 
 def _table(sheet: Sheet) -> Table:
     """Names are foreign text: in a plain string rich would take [brackets] for its own markup."""
-    table = Table(title=Text(sheet.title), title_justify="left", box=None, padding=(0, 1))
+    table = Table(title=Text(sheet.title), title_justify="left", box=None, padding=(0, 1, 0, 0))
     for index, head in enumerate(sheet.heads):
         table.add_column(Text(head), justify="right" if sheet.numbers and index else "left")
     for row in sheet.rows:

@@ -149,7 +149,8 @@ def explain_plans(chooser: Chooser) -> None:
 
 
 def say_deadline(report: DeadlineReport, deadline_s: float | None, clock: Clock) -> None:
-    """What came of the promise."""
+    """What was planned, and what came of it."""
+    say(f"plan: {report.plan.words()}")
     for change in report.changes:
         span = f"{min(change.latents)} to {max(change.latents)} latents" if change.latents else "none"
         then = f"{change.steps_left} steps left at {span}"

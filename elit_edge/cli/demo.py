@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from elit_edge.attachment import attach, shipped_table
 from elit_edge.bundle import Bundle
 from elit_edge.cli.reporting import say, stages
+from elit_edge.evaluation.attachment import attach, shipped_table
 from elit_edge.files import refuse_existing
 from elit_edge.generation import Generation, Images, generate
 from elit_edge.pictures import captioned_sheet, save_png, settings_of

@@ -10,11 +10,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from elit_edge.attachment import attach
 from elit_edge.bundle import Bundle
 from elit_edge.cli.reporting import say, stages
-from elit_edge.evaluation import PICTURES, evaluate
-from elit_edge.evaluation_plans import STEPS
+from elit_edge.evaluation.attachment import attach
+from elit_edge.evaluation.evaluating import PICTURES, evaluate
+from elit_edge.evaluation.plans import STEPS
 from elit_edge.quality import Cell, QualityTable
 
 

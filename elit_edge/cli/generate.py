@@ -92,12 +92,14 @@ def command(
         chooser = Chooser(opened, wanted, runtime, precision, threads, clock)
         finish_s = _writing_s(opened.manifest.model.image_size, len(wanted))
         plan = chooser.plan(deadline, finish_s, memory_bytes, joules, settings["guidance"])
-        say(plan.words())
         if explain:
             explain_plans(chooser)
         session = chooser.open(plan)
-        settings |= {"plan": plan, "pressure": device_pressure}
-        settings["deadline"] = None if deadline is None else max(chooser.left_s(deadline, finish_s), 1e-3)
+        settings["pressure"] = device_pressure
+        if deadline is not None and joules is None:  # planned once more, now that the runtime is open and warm
+            settings["deadline"] = max(chooser.left_s(deadline, finish_s), 1e-3)
+        else:
+            settings |= {"plan": plan, "guidance": None}
     if explain:
         for words in session.passed_over:
             say(f"not {words}")

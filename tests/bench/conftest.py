@@ -10,7 +10,6 @@ from elit_edge.bench.figures import sustained_of, times_of
 from elit_edge.bench.report import Bin, Candidate, Context, PlanPoint, Report, Row, context_digest
 from elit_edge.device import probe
 
-HOSTILE = "<script>alert('x')</script> [red]$\\frac{</style>\"&"
 IDENTITY = {
     "device": "synthetic-device",
     "bundle": "b" * 64,
@@ -64,8 +63,8 @@ def made_candidate(runtime="onnxruntime", scale=1.0, seed=0, **changes):
 def made_bins(medians_ms, bin_s=2.0, **changes):
     return [
         Bin(**{
-            "start_s": bin_s * i, "end_s": bin_s * (i + 1), "n": 20, "median_ms": ms, "p90_ms": 1.1 * ms, "joules": None,
-            "pressure": "none", "hottest_c": 60.0, "mean_mhz": None, **changes,
+            "start_s": bin_s * i, "end_s": bin_s * (i + 1), "n": 20, "median_ms": ms, "p90_ms": 1.1 * ms,
+            "joules": None, "pressure": "none", "hottest_c": 60.0, "mean_mhz": None, **changes,
         })
         for i, ms in enumerate(medians_ms)
     ]  # fmt: skip

@@ -38,7 +38,8 @@ def test_the_summary_of_one_to_thousand():
 
 
 @pytest.mark.parametrize(
-    ("count", "p90", "p99"), [(1, False, False), (9, False, False), (10, True, False), (99, True, False), (100, True, True)]
+    ("count", "p90", "p99"),
+    [(1, False, False), (9, False, False), (10, True, False), (99, True, False), (100, True, True)],
 )
 def test_quantiles_that_few_passes_cannot_tell_are_null(count, p90, p99):
     found = times_of([5.0] * count)

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from elit_edge import evaluation, evaluation_plans
 from elit_edge.bundle import Bundle
 from elit_edge.cli.main import main
+from elit_edge.evaluation import evaluating, plans
 from elit_edge.quality import QualityTable
 
 
@@ -19,7 +19,7 @@ from elit_edge.quality import QualityTable
 def small(tmp_path, monkeypatch):
     """A cache of the test's own, and a reference of few steps."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(evaluation_plans, "REFERENCE_STEPS", 4)
+    monkeypatch.setattr(plans, "REFERENCE_STEPS", 4)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_people_read_a_grid_of_steps_by_latents(bundle):
 def test_a_second_run_measures_nothing_and_leaves_the_bundle_alone(bundle, monkeypatch):
     evaluate(bundle)
     stamp = (bundle / "manifest.json").stat()
-    monkeypatch.setattr(evaluation, "_measure", None)
+    monkeypatch.setattr(evaluating, "_measure", None)
     result = evaluate(bundle, "--json")
     assert json.loads(result.stdout)["pictures"] == 3
     now = (bundle / "manifest.json").stat()

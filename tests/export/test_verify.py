@@ -12,9 +12,9 @@ from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import ParityError
 from elit_edge.export import exporter, onnx_graphs
 from elit_edge.export.exporter import export
-from elit_edge.parity import GATE_DB, psnr_db, relative_l2
 from elit_edge.export.verify import measure, trajectory_cases, verify
 from elit_edge.model.layers import Mlp, TimestepEmbedder
+from elit_edge.parity import GATE_DB, psnr_db, relative_l2
 from elit_edge.runtimes.reference.session import ModelSession
 
 

@@ -12,6 +12,8 @@ from elit_edge.errors import BundleError
 from elit_edge.manifest import Graph, Role
 from elit_edge.runtimes.contract import FloatArray, IntArray, Session
 
+ort.disable_telemetry_events()
+
 QUIET = 3
 """Severity from which ONNX Runtime writes to stderr: errors alone."""
 
@@ -26,6 +28,9 @@ def open_graph(files: BundleFiles, graph: Graph, threads: int | None) -> ort.Inf
     options.log_severity_level = QUIET
     if threads is not None:
         options.intra_op_num_threads = threads
+    if graph.role == "condition":
+        # called once a run: threads that wait for more by spinning would take the cores from the first steps
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     path = files.graph_path(graph)
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

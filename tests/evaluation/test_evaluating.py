@@ -17,17 +17,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from elit_edge import evaluation, evaluation_plans
-from elit_edge.attachment import attach, shipped_table
 from elit_edge.bundle import Bundle
 from elit_edge.errors import BudgetError, BundleError, RequestError
-from elit_edge.evaluation import evaluate, interval, relative_distances
-from elit_edge.evaluation_plans import STEPS, Plan, default_latents, reference_plan, table_plans
+from elit_edge.evaluation import evaluating, plans
+from elit_edge.evaluation.attachment import attach, shipped_table
+from elit_edge.evaluation.evaluating import evaluate, interval, relative_distances
+from elit_edge.evaluation.plans import STEPS, Plan, default_latents, reference_plan, table_plans
 from elit_edge.generation import generate
 from elit_edge.manifest import decode, encode
 from elit_edge.quality import QualityTable
 
-DATA = Path(__file__).parents[1] / "elit_edge" / "data"
+DATA = Path(__file__).parents[2] / "elit_edge" / "data"
 PATIENCE_S = 60
 COUNT = 5
 TINY = {"pictures": COUNT, "steps": (1, 2), "latents": (1, 16), "threads": 1}
@@ -37,7 +37,7 @@ TINY = {"pictures": COUNT, "steps": (1, 2), "latents": (1, 16), "threads": 1}
 def cache(tmp_path, monkeypatch):
     """The user's cache, in a folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(evaluation_plans, "REFERENCE_STEPS", 6)
+    monkeypatch.setattr(plans, "REFERENCE_STEPS", 6)
     return tmp_path / "cache"
 
 
@@ -67,12 +67,12 @@ def made(monkeypatch):
     """Every plan whose pictures are made, and those pictures."""
     found = {}
 
-    class Watched(evaluation._Studio):
+    class Watched(evaluating._Studio):
         def samples(self, plan):
             found[plan] = super().samples(plan)
             return found[plan]
 
-    monkeypatch.setattr(evaluation, "_Studio", Watched)
+    monkeypatch.setattr(evaluating, "_Studio", Watched)
     return found
 
 
@@ -116,9 +116,9 @@ def test_a_band_is_the_small_budget_at_its_times_alone(bundle):
 
 
 def test_more_pictures_than_a_batch_are_noises_of_their_own(bundle, made):
-    evaluate(bundle, **{**TINY, "pictures": evaluation.BATCH + 3, "steps": (1,), "latents": (1,)})
+    evaluate(bundle, **{**TINY, "pictures": evaluating.BATCH + 3, "steps": (1,), "latents": (1,)})
     samples = made[reference_plan(bundle.manifest)]
-    assert len(samples) == evaluation.BATCH + 3
+    assert len(samples) == evaluating.BATCH + 3
     assert len(np.unique(samples.reshape(len(samples), -1)[:, 0])) == len(samples)
 
 
@@ -133,7 +133,7 @@ def test_a_frechet_distance_needs_more_pictures_than_features(bundle, features):
         evaluate(bundle, **{**TINY, "pictures": 4}, features=features)
     table = evaluate(bundle, **TINY, features=features)
     assert all(cell.frechet is not None and cell.frechet >= 0 for cell in table.cells)
-    assert table.features_sha256 == evaluation.sha256_of(features)
+    assert table.features_sha256 == evaluating.sha256_of(features)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_a_model_without_latents_has_steps_and_guidance_alone(bundle):
 def test_a_killed_run_goes_on_where_it_was(bundle, cache, made):
     """SIGKILL after some cells; the second run makes none of them again, and the table is that of an unbroken run."""
     script = (
-        "import sys; from elit_edge import evaluation_plans; evaluation_plans.REFERENCE_STEPS = 6\n"
-        "from elit_edge.bundle import Bundle; from elit_edge.evaluation import evaluate\n"
+        "import sys; from elit_edge.evaluation import plans; plans.REFERENCE_STEPS = 6\n"
+        "from elit_edge.bundle import Bundle; from elit_edge.evaluation.evaluating import evaluate\n"
         "evaluate(Bundle.open(sys.argv[1]), pictures=5, steps=(1, 2, 40), latents=(1, 16), threads=1)\n"
     )
     settings = {**TINY, "steps": (1, 2, 40)}
@@ -286,7 +286,7 @@ def test_what_the_bundle_has_is_not_measured_again(bundle, monkeypatch):
     attach(bundle, evaluate(bundle, **TINY))
     shutil.rmtree(os.environ["XDG_CACHE_HOME"])
     opened = Bundle.open(bundle.files.folder)
-    monkeypatch.setattr(evaluation, "_measure", None)
+    monkeypatch.setattr(evaluating, "_measure", None)
     assert evaluate(opened, **TINY) == opened.manifest.quality
     with pytest.raises(TypeError):
         evaluate(opened, **{**TINY, "pictures": 6})
@@ -314,8 +314,8 @@ def test_an_export_over_a_bundle_that_is_up_to_date_keeps_its_table(bundle, tiny
 
 
 def test_the_shipped_table_is_of_the_shipped_weights_and_features():
-    table = shipped_table(evaluation.sha256_of(DATA / "sample.safetensors"))
+    table = shipped_table(evaluating.sha256_of(DATA / "sample.safetensors"))
     assert isinstance(table, QualityTable)
-    assert table.features_sha256 == evaluation.sha256_of(DATA / "sample-features.onnx")
+    assert table.features_sha256 == evaluating.sha256_of(DATA / "sample-features.onnx")
     assert all(cell.low <= cell.distance <= cell.high for cell in table.cells)
     assert shipped_table("0" * 64) is None

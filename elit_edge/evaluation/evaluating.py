@@ -12,10 +12,10 @@ import numpy.typing as npt
 from elit_edge.bundle import Bundle
 from elit_edge.bundle_files import sha256_of
 from elit_edge.errors import RequestError
-from elit_edge.evaluation_plans import STEPS, Plan, default_latents, reference_plan, table_plans
-from elit_edge.evaluation_state import Recipe, State, locked_state
-from elit_edge.features import FeatureNetwork
-from elit_edge.frechet import frechet_distance
+from elit_edge.evaluation.features import FeatureNetwork
+from elit_edge.evaluation.frechet import frechet_distance
+from elit_edge.evaluation.plans import STEPS, Plan, default_latents, reference_plan, table_plans
+from elit_edge.evaluation.state import Recipe, State, locked_state
 from elit_edge.generation import Progress, generate
 from elit_edge.manifest import Manifest
 from elit_edge.quality import Band, Cell, QualityTable
@@ -60,7 +60,7 @@ def evaluate(
         say: told when the cache could not be used.
 
     Returns:
-        The table; `elit_edge.attachment.attach` puts it into the bundle.
+        The table; `elit_edge.evaluation.attachment.attach` puts it into the bundle.
 
     Raises:
         RequestError: settings that no table can be made of, or the same evaluation runs now.

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from elit_edge.errors import RequestError
-from elit_edge.features import FeatureNetwork
-from elit_edge.frechet import frechet_distance
+from elit_edge.evaluation.features import FeatureNetwork
+from elit_edge.evaluation.frechet import frechet_distance
 
 SHAPE = (3, 4, 4)
 

@@ -1,0 +1,1 @@
+"""The quality table of a bundle: what each plan loses, measured; the public face is `evaluating.evaluate`."""

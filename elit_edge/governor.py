@@ -18,26 +18,15 @@ from elit_edge.sampling import Move
 
 SLOWER_SHARE, FASTER_SHARE = 0.5, 0.25
 """How much one step's time moves the estimate of the machine's speed: quick to see it slow down, slower to trust it."""
+LARGEST_GROWTH = 2.0
+"""What one step may teach: a single stall is no reason to take the machine for a slow one."""
+RATIO_RANGE = (0.1, 100.0)
+"""Of measured over predicted time; beyond it the clock jumped."""
 SPARE = 0.05
 """Share of the whole time that must lie idle, beside the plan's margin, before budgets rise."""
 SERIOUS = 1.25
 """So far behind time, fewer steps at larger budgets are compared with the same steps at smaller ones."""
-RATIO_RANGE = (0.1, 100.0)
-"""Of measured over predicted time; beyond it the clock jumped."""
 PRESSURE_EVERY_S = 1.0
-LARGEST_GROWTH = 2.0
-"""What one step may teach: a single stall is no reason to take the machine for a slow one."""
-SPARE = 0.05
-"""Share of the whole time that must lie idle, beside the plan's margin, before budgets rise."""
-SERIOUS = 1.25
-"""So far behind time, fewer steps at larger budgets are compared with the same steps at smaller ones."""
-RATIO_RANGE = (0.1, 100.0)
-"""Of measured over predicted time; beyond it the clock jumped."""
-PRESSURE_EVERY_S = 1.0
-LEAST_DEVIATION = 0.04
-"""However steady the last steps were."""
-LARGEST_GROWTH = 2.0
-"""What one step may teach: a single stall is no reason to take the machine for a slow one."""
 
 Pressure = Callable[[], tuple[float, str]]
 """The share of the full budget's FLOPs that the device should carry now, 0..1, and why it is less than 1."""

@@ -21,19 +21,19 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from machine import describe, interleaved, load_average
 
-from elit_edge.evaluation.attachment import attach, shipped_table
 from elit_edge.bundle import Bundle
 from elit_edge.costs import Costs
 from elit_edge.errors import DeadlineError
+from elit_edge.evaluation.attachment import attach, shipped_table
 from elit_edge.export.exporter import export
 from elit_edge.generation import Generation, generate
 from elit_edge.model.checkpoint import read_checkpoint
 from elit_edge.planning import Planner, Wish
-from elit_edge.profiles import profiles_of
+from elit_edge.profiling.store import profiles_of
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
-from machine import describe, interleaved, load_average
 
 LOAD = """
 import random, time

@@ -33,11 +33,11 @@ STEP_RATIO = 1.12
 
 FINISHES = 4.0
 """Checks and pixels after the last step, in units of the solver's arithmetic of a step."""
-LEAST_DEVIATION, LARGEST_DEVIATION = 0.08, 0.25
+LEAST_DEVIATION, LARGEST_DEVIATION = 0.1, 0.25
 """Of a step from the estimate: however steady the last ones were, and the most that is learned from one."""
 SPREADS = 4.0
 """A step is begun if it would end in time even so many mean deviations late."""
-UNFORESEEN, UNFORESEEN_MS = 0.01, (0.5, 10.0)
+UNFORESEEN, UNFORESEEN_MS = 0.015, (1.0, 10.0)
 """Share of a bound that is kept free at its end, within these milliseconds: the system's own pauses."""
 ROUNDING = 1e-9
 """A plan that takes the bound to the last bit fits it."""
@@ -238,6 +238,27 @@ class Row:
     """"chosen", "worse", or why it does not fit."""
 
 
+@dataclass(frozen=True)
+class _Option:
+    """The best way to fulfil a wish with one runtime, guidance and number of steps; the cheapest where none fits."""
+
+    costs: Costs
+    curve: Curve
+    loss: float
+    expected_ms: float
+    margin: float
+    memory_bytes: int | None
+    bound_ms: float
+    step_bound_ms: float
+    """Of the bound, what is left for the steps, at the speed that was profiled."""
+    top: int | None
+    fault: str | None
+
+    def rank(self) -> tuple[float, float]:
+        """Best first."""
+        return self.loss, self.expected_ms
+
+
 @dataclass
 class Planner:
     """Plans for one bundle on one device. Curves are kept, so that a second wish costs a millisecond."""
@@ -257,6 +278,10 @@ class Planner:
     _curves: dict[tuple[int, Variant, int, int], Curve] = field(default_factory=dict)
     _step_ms: dict[tuple[int, Variant, int], FloatVector] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._deviates = NormalDist().inv_cdf(self.confidence)
+        """Standard deviations that the confidence asks for."""
+
     @classmethod
     def of(cls, manifest: Manifest, profiles: Sequence[Profile], *, opening: bool = False) -> Planner:
         """A planner for a bundle: with its own quality table, or the paper's figures until it has one."""
@@ -275,7 +300,10 @@ class Planner:
             PlanError: no plan fits the memory or energy, or none can be held against it.
                 The error's `nearest` is the plan that comes closest.
         """
-        return next(row.plan for row in self.table(wish) if row.verdict == "chosen")
+        fitting = [option for option in self._options(wish) if option.fault is None]
+        if not fitting:
+            self.table(wish)  # says what is in the way
+        return self._plan_of(min(fitting, key=_Option.rank), wish)
 
     def table(self, wish: Wish) -> list[Row]:
         """The best plan of each runtime, guidance and number of steps, best first: what `plan` chose from.
@@ -283,21 +311,13 @@ class Planner:
         Raises:
             DeadlineError, PlanError: as `plan`.
         """
-        fitting: list[Plan] = []
-        failing: list[Row] = []
-        for index, costs in enumerate(self.candidates):
-            for variant in self._variants(wish):
-                for steps in self._step_counts():
-                    plan, fault = self._best(index, costs, variant, steps, wish)
-                    if fault is None:
-                        fitting.append(plan)
-                    else:
-                        failing.append(Row(plan, fault))
+        options = self._options(wish)
+        fitting = sorted((option for option in options if option.fault is None), key=_Option.rank)
+        failing = [Row(self._plan_of(option, wish), option.fault) for option in options if option.fault is not None]
         if not fitting:
             raise self._infeasible(wish, [row.plan for row in failing])
-        fitting.sort(key=lambda plan: (plan.distance, plan.expected_ms))
         failing.sort(key=lambda row: row.plan.expected_ms)
-        rows = [Row(plan, "worse") for plan in fitting]
+        rows = [Row(self._plan_of(option, wish), "worse") for option in fitting]
         rows[0] = replace(rows[0], verdict="chosen")
         return rows + failing
 
@@ -391,18 +411,25 @@ class Planner:
             self._step_ms[key] = np.array([costs.step_ms(j, batch, *variant) for j in self._budgets(variant)])
         return self._step_ms[key]
 
-    def _best(self, index: int, costs: Costs, variant: Variant, steps: int, wish: Wish) -> tuple[Plan, str | None]:
-        """The best plan of these settings and None; or the cheapest one and what it breaks."""
-        curve = self._curve(index, variant, steps, wish.batch)
-        overhead = self.overhead_ms(costs, steps, wish.batch, wish.classes)
-        margin = NormalDist().inv_cdf(self.confidence) * max(costs.profile.drift, LEAST_DRIFT)
-        if steps == 1:
+    def _options(self, wish: Wish) -> list[_Option]:
+        """The best of each runtime, guidance and number of steps, or what it breaks."""
+        return [
+            self._option(costs, self._curve(index, variant, steps, wish.batch), wish)
+            for index, costs in enumerate(self.candidates)
+            for variant in self._variants(wish)
+            for steps in self._step_counts()
+        ]
+
+    def _option(self, costs: Costs, curve: Curve, wish: Wish) -> _Option:
+        profile = costs.profile
+        overhead = self.overhead_ms(costs, curve.steps, wish.batch, wish.classes)
+        margin = self._deviates * max(profile.drift, LEAST_DRIFT)
+        if curve.steps == 1:
             margin = max(margin, SPREADS * self.deviation)  # no governor can help here
-        bounds = [np.inf] if wish.deadline_ms is None else [wish.deadline_ms]
-        if wish.joules is not None and costs.profile.watts:
-            bounds.append(wish.joules / costs.profile.watts * 1e3)
-        bound = min(bounds)
-        memory = costs.memory_bytes(wish.batch if variant[0] != "cfg" else 2 * wish.batch)
+        bound = np.inf if wish.deadline_ms is None else wish.deadline_ms
+        if wish.joules is not None and profile.watts:
+            bound = min(bound, wish.joules / profile.watts * 1e3)
+        memory = costs.memory_bytes(wish.batch if curve.variant[0] != "cfg" else 2 * wish.batch)
         top = None if wish.cap >= 1 else curve.top_of(wish.cap, self.flops)
         step_bound = bound / ((1 + margin) * self.slowdown) - overhead
         fitted = curve.fit(step_bound, top)
@@ -411,24 +438,31 @@ class Planner:
             fault = "too slow" if bound == wish.deadline_ms else "too much energy"
         if not _within(memory, wish.memory_bytes):
             fault = "memory not measured" if memory is None else "too much memory"
-        if wish.joules is not None and not costs.profile.watts:
+        if wish.joules is not None and not profile.watts:
             fault = "no energy sensor"
-        expected = ((fitted[0] if fitted else curve.base_ms) + overhead) * self.slowdown
-        plan = Plan(
-            runtime=costs.profile.runtime,
-            precision=costs.profile.precision,
-            solver=self.loss.table.solver,
-            guidance=variant[0],
-            weak_latents=variant[1],
-            latents=tuple(curve.latents(step_bound if fitted else curve.base_ms, top=top)),
-            distance=float(np.sqrt(max(fitted[1] if fitted else curve.base_loss, 0.0))),
-            expected_ms=expected,
-            margin=margin,
-            memory_bytes=memory,
-            joules=costs.joules(expected),
-            bound_ms=None if bound == np.inf else bound,
+        steps_ms, loss = fitted or (curve.base_ms, curve.base_loss)
+        expected = (steps_ms + overhead) * self.slowdown
+        return _Option(
+            costs, curve, loss, expected, margin, memory, bound, step_bound if fitted else curve.base_ms, top, fault
         )
-        return plan, fault
+
+    def _plan_of(self, option: _Option, wish: Wish) -> Plan:
+        guidance, weak_latents = option.curve.variant
+        bounded = wish.deadline_ms is not None or (wish.joules is not None and np.isfinite(option.bound_ms))
+        return Plan(
+            runtime=option.costs.profile.runtime,
+            precision=option.costs.profile.precision,
+            solver=self.loss.table.solver,
+            guidance=guidance,
+            weak_latents=weak_latents,
+            latents=tuple(option.curve.latents(option.step_bound_ms, top=option.top)),
+            distance=float(np.sqrt(max(option.loss, 0.0))),
+            expected_ms=option.expected_ms,
+            margin=option.margin,
+            memory_bytes=option.memory_bytes,
+            joules=option.costs.joules(option.expected_ms),
+            bound_ms=option.bound_ms if bounded else None,
+        )
 
     def _infeasible(self, wish: Wish, plans: list[Plan]) -> PlanError:
         """The bound that stands in the way, and the plan that comes closest to it while it keeps the others."""

@@ -8,13 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from elit_edge import Manifest, ModelConfig, Session, deadline, generate, generation, profiling
+from elit_edge import Manifest, ModelConfig, Session, deadline, generate, generation
 from elit_edge.costs import Conditions, Memory, Point, Profile
 from elit_edge.errors import Cancelled, DeadlineError, PlanError, RequestError
 from elit_edge.generation import images_of
 from elit_edge.governor import Governor
 from elit_edge.manifest import Budget, Provenance, SamplerDefaults
 from elit_edge.planning import Planner, Wish
+from elit_edge.profiling import measuring as profiling
 from elit_edge.quality import Cell, Loss, QualityTable
 
 NULL, FULL, WEAK = 3, 16, 2

@@ -27,7 +27,7 @@ from elit_edge.device.thermal import read_frequencies, read_thermal
 from elit_edge.device.tree import Tree
 from elit_edge.manifest import MANIFEST_FILE, decode
 from elit_edge.noise import NoiseStream
-from elit_edge.profiling import peak_bytes
+from elit_edge.profiling.measuring import peak_bytes
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
 

@@ -1,4 +1,4 @@
-"""`python -m elit_edge.profile_worker`: one runtime measured in a process of its own.
+"""`python -m elit_edge.profiling.worker`: one runtime measured in a process of its own.
 
 There its memory is its own, its threads disturb no other's, and a library that crashes takes nothing with it.
 """
@@ -17,7 +17,7 @@ from elit_edge.costs import Profile
 from elit_edge.device.energy import energy_meter
 from elit_edge.manifest import MANIFEST_FILE, Manifest, decode
 from elit_edge.noise import NoiseStream
-from elit_edge.profiling import measure
+from elit_edge.profiling.measuring import measure
 from elit_edge.runtimes.contract import Ready, Session
 from elit_edge.runtimes.registry import choose
 

@@ -23,7 +23,7 @@ from elit_edge.device import identity
 from elit_edge.errors import RequestError, RuntimeUnavailable
 from elit_edge.files import appearing_file
 from elit_edge.parity import GATE_DB, psnr_db
-from elit_edge.profile_worker import Measured
+from elit_edge.profiling.worker import Measured
 from elit_edge.runtimes.contract import Ready, Runtime
 from elit_edge.runtimes.registry import all_runtimes, choose, words
 from elit_edge.version import __version__
@@ -231,7 +231,7 @@ def _in_own_process(files: BundleFiles, key: tuple[str, str, str], threads: int 
     runtime, precision, _ = key
     with tempfile.TemporaryDirectory(prefix="elit-edge-") as folder:
         answer = Path(folder, "measured.json")
-        command = [sys.executable, "-m", "elit_edge.profile_worker", str(files.folder), runtime, precision]
+        command = [sys.executable, "-m", "elit_edge.profiling.worker", str(files.folder), runtime, precision]
         try:
             ran = subprocess.run(  # noqa: S603 - our own module, and a bundle that was checked
                 [*command, str(threads or 0), str(answer)],

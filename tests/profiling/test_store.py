@@ -14,12 +14,12 @@ import msgspec
 import pytest
 from filelock import FileLock
 
-from elit_edge import profiles
 from elit_edge.bundle import Bundle
 from elit_edge.costs import Conditions, Point, Profile
 from elit_edge.errors import BundleError, RuntimeUnavailable
-from elit_edge.profile_worker import Measured
-from elit_edge.profiles import PassedOver, Profiles, profiles_of
+from elit_edge.profiling import store as profiles
+from elit_edge.profiling.store import PassedOver, Profiles, profiles_of
+from elit_edge.profiling.worker import Measured
 from elit_edge.runtimes.registry import all_runtimes
 
 
@@ -121,7 +121,7 @@ def test_two_processes_at_once_measure_once(files, cache, tmp_path):
         import sys
         from pathlib import Path
         from elit_edge.bundle_files import BundleFiles
-        from elit_edge.profiles import profiles_of
+        from elit_edge.profiling.store import profiles_of
         said = []
         found = profiles_of(BundleFiles.open(Path(sys.argv[1])), runtime="onnxruntime", report=said.append)
         print(len(found.found), len(said))
@@ -239,6 +239,6 @@ def test_a_profile_survives_its_file():
 
 def test_the_worker_writes_to_its_answer_alone(tiny_bundle_path, tmp_path):
     answer = tmp_path / "answer.json"
-    worker = [sys.executable, "-m", "elit_edge.profile_worker", str(tiny_bundle_path), "onnxruntime", "fp32", "1"]
+    worker = [sys.executable, "-m", "elit_edge.profiling.worker", str(tiny_bundle_path), "onnxruntime", "fp32", "1"]
     subprocess.run([*worker, str(answer)], check=True, stdout=subprocess.PIPE)
     assert msgspec.json.decode(Path(answer).read_bytes(), type=Measured).profile.threads == 1

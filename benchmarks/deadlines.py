@@ -150,9 +150,7 @@ def predictions(session: Session, costs: Costs) -> None:
             errors.append(abs(predicted / measured - 1))
             cells.append(f"{measured:.2f} | {predicted:.2f}")
         print(f"| {latents} | {' | '.join(cells)} |")
-    print(
-        f"\nthe machine takes {slowdown:.2f} of what was profiled (spot check of a few passes, which is in the predictions)"
-    )
+    print(f"\nspot check: {slowdown:.2f} times as long as profiled, which the predictions take into account")
     print(f"error of prediction: median {statistics.median(errors):.1%}, worst {max(errors):.1%}")
 
 

@@ -99,6 +99,7 @@ def command(
         if deadline is not None and joules is None:  # planned once more, now that the runtime is open and warm
             settings["deadline"] = max(chooser.left_s(deadline, finish_s), 1e-3)
         else:
+            say(f"plan: {plan.words()}")
             settings |= {"plan": plan, "guidance": None}
     if explain:
         for words in session.passed_over:

@@ -88,7 +88,8 @@ class Costs:
         at_low, at_high = self._of_batch_ms(latents, low), self._of_batch_ms(latents, high)
         if batch > high:
             at_high = max(at_high, at_low)  # noise may say that more is faster; it does not go on so
-        return at_low + (batch - low) * (at_high - at_low) / (high - low)
+        floor = at_low * min(1.0, batch / low) if batch < low else 0.0
+        return max(floor, at_low + (batch - low) * (at_high - at_low) / (high - low))
 
     def _of_batch_ms(self, latents: int, batch: int) -> float:
         """A measured batch. Of the larger ones few budgets are measured: beyond those it goes as the smallest does."""

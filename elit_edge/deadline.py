@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from elit_edge.errors import DeadlineError, RequestError
+from elit_edge.errors import DeadlineError, PlanError, RequestError
 from elit_edge.governor import Change, Governor, Pressure
 from elit_edge.planning import FloatVector, Plan, Planner, Wish
 from elit_edge.profiling.measuring import MEASURING_S, measure, spot_check
@@ -68,7 +68,14 @@ class TimedRun:
         if deadline_s is not None and not 0 < deadline_s < np.inf:
             raise RequestError(f"deadline = {deadline_s}: must be a number of seconds above 0")
         self._begun, self._pressure, self._batch = begun, pressure, len(classes)
-        self._planner = _planner(session, deadline_s)
+        if plan is not None and (plan.runtime, plan.precision) != (session.runtime, session.precision):
+            raise PlanError(
+                f"a plan for {plan.runtime} {plan.precision} on a session of {session.runtime} {session.precision}; "
+                "prepare the bundle as the plan says",
+                None,
+            )
+        bound_ms = plan.bound_ms if plan is not None and deadline_s is None else None
+        self._planner = _planner(session, deadline_s if bound_ms is None else bound_ms / 1e3)
         self._planner.build(self._batch)
         self._cap = 1.0 if pressure is None else pressure()[0]
         if plan is None:
@@ -96,7 +103,7 @@ class TimedRun:
         """The steps over the plan's times, decided by the governor if time is bound. Call just before the first."""
         if self._bound_ms is None:
             return self._as_planned()
-        finish_ms = self._planner.finish_ms(self.plan, self._batch, self._bound_ms)
+        finish_ms = self._planner.finish_ms(self.plan, self._batch)
         ends_at = self._begun + (self._bound_ms - finish_ms) / 1e3
         self._governor = Governor(
             self._planner, self.plan, grid, self._batch, ends_at, pressure=self._pressure, cap=self._cap

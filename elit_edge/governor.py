@@ -27,6 +27,8 @@ SPARE = 0.05
 SERIOUS = 1.25
 """So far behind time, fewer steps at larger budgets are compared with the same steps at smaller ones."""
 PRESSURE_EVERY_S = 1.0
+PAUSE_MS = 1.0
+"""The system itself pauses a process for so long now and then."""
 
 Pressure = Callable[[], tuple[float, str]]
 """The share of the full budget's FLOPs that the device should carry now, 0..1, and why it is less than 1."""
@@ -145,8 +147,7 @@ class Governor:
 
     def _steer(self, done: int, remaining_ms: float) -> bool:
         """Plan again where it is needed; False where no further step would end in time."""
-        late = self._late()
-        if self._least_ms * late > remaining_ms:
+        if self._late_ms(self._least_ms) > remaining_ms:
             return False
         expected = self._left_ms * self._ratio
         pressed = self._feel_pressure()
@@ -158,20 +159,24 @@ class Governor:
             self._plan_again(done, remaining_ms, self._why_capped or "the device has recovered")
         return True
 
-    def _late(self) -> float:
-        """Measured over predicted time of a step that comes late."""
-        return self._ratio * (1 + SPREADS * max(self._deviation, LEAST_DEVIATION))
+    def _late_ms(self, predicted_ms: float) -> float:
+        """What a step takes that comes late."""
+        expected = self._ratio * predicted_ms
+        return expected + max(expected * SPREADS * max(self._deviation, LEAST_DEVIATION), PAUSE_MS)
 
     def _hold_next(self, done: int, remaining_ms: float) -> None:
-        """Take the next step at a budget at which it would end in time even if it were late."""
-        next_ms = self._cost[self._latents[0]] * self._evaluations[0]
-        late = self._late()
-        if next_ms * late > remaining_ms:
-            budget = self._curve.dearest_within(remaining_ms / late / self._evaluations[0])
-            if budget != self._latents[0]:
-                self._latents[0] = budget
-                self._left_ms += self._cost[budget] * self._evaluations[0] - next_ms
-                self._record(done, "the next step would end late")
+        """Take the next step at a budget at which it would end in time even if it came late."""
+        evaluations = self._evaluations[0]
+        if self._late_ms(self._cost[self._latents[0]] * evaluations) <= remaining_ms:
+            return
+        budget, *dearer = self._curve.budgets
+        for each in dearer:
+            if self._late_ms(self._cost[each] * evaluations) <= remaining_ms:
+                budget = each
+        if budget != self._latents[0]:
+            self._left_ms += (self._cost[budget] - self._cost[self._latents[0]]) * evaluations
+            self._latents[0] = budget
+            self._record(done, "the next step would end late")
 
     def _record(self, done: int, why: str) -> None:
         at_ms = (self._clock() - self._begun) * 1e3
@@ -195,7 +200,9 @@ class Governor:
 
     def _plan_again(self, done: int, remaining_ms: float, why: str) -> None:
         """The way on that loses least: over all times left or fewer, with the plan's weak pass or a weaker one."""
-        bound = remaining_ms / (self._ratio * (1 + self._plan.margin))
+        margin_ms = remaining_ms * self._plan.margin / (1 + self._plan.margin)
+        held_ms = max(margin_ms, self._late_ms(self._least_ms) - self._ratio * self._least_ms)
+        bound = max(remaining_ms - held_ms, 0.0) / self._ratio
         before = (self._path, self._latents, self._weak)
         found: list[tuple[float, float, list[int], int, Curve]] = []
         for weak in self._planner.weaker(self._plan):

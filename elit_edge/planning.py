@@ -37,8 +37,6 @@ LEAST_DEVIATION, LARGEST_DEVIATION = 0.1, 0.25
 """Of a step from the estimate: however steady the last ones were, and the most that is learned from one."""
 SPREADS = 4.0
 """A step is begun if it would end in time even so many mean deviations late."""
-UNFORESEEN, UNFORESEEN_MS = 0.015, (1.0, 10.0)
-"""Share of a bound that is kept free at its end, within these milliseconds: the system's own pauses."""
 ROUNDING = 1e-9
 """A plan that takes the bound to the last bit fits it."""
 WORTH_DIGITS = 9
@@ -193,11 +191,6 @@ class Curve:
         count = int(np.searchsorted(spent, spare_ms, side="right"))
         rungs = np.bincount(steps[:count], minlength=self.steps)
         return rungs.tolist(), float(spent[count - 1]) if count else 0.0, float(gains[:count].sum())
-
-    def dearest_within(self, ms: float) -> int:
-        """The best budget whose step takes at most `ms`; the cheapest where none does."""
-        count = int(np.searchsorted(self.step_ms, ms, side="right"))
-        return self.budgets[max(count - 1, 0)]
 
     def top_of(self, cap: float, flops: Mapping[int, int]) -> int:
         """The highest rung whose pass takes at most that share of the dearest budget's FLOPs."""
@@ -365,10 +358,9 @@ class Planner:
         around = profile.waking_ms + FINISHES * profile.solver_ms * batch
         return costs.condition_ms(steps * classes) + around + opening
 
-    def finish_ms(self, plan: Plan, batch: int, bound_ms: float) -> float:
-        """What is left to do after the last step, and a little for what no one foresees."""
-        unforeseen = min(max(UNFORESEEN * bound_ms, UNFORESEEN_MS[0]), UNFORESEEN_MS[1])
-        return FINISHES * self._costs(plan)[1].profile.solver_ms * batch + unforeseen
+    def finish_ms(self, plan: Plan, batch: int) -> float:
+        """What is left to do after the last step."""
+        return FINISHES * self._costs(plan)[1].profile.solver_ms * batch
 
     def _variants(self, wish: Wish) -> list[Variant]:
         variants = [v for v in self.loss.variants if wish.guidance in (None, v[0])]
@@ -423,9 +415,8 @@ class Planner:
     def _option(self, costs: Costs, curve: Curve, wish: Wish) -> _Option:
         profile = costs.profile
         overhead = self.overhead_ms(costs, curve.steps, wish.batch, wish.classes)
-        margin = self._deviates * max(profile.drift, LEAST_DRIFT)
-        if curve.steps == 1:
-            margin = max(margin, SPREADS * self.deviation)  # no governor can help here
+        # the fewer steps, the less can be made up for by the governor
+        margin = max(self._deviates * max(profile.drift, LEAST_DRIFT), SPREADS * self.deviation / curve.steps)
         bound = np.inf if wish.deadline_ms is None else wish.deadline_ms
         if wish.joules is not None and profile.watts:
             bound = min(bound, wish.joules / profile.watts * 1e3)

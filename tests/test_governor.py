@@ -182,22 +182,26 @@ def shared():
     return planner()
 
 
-@pytest.mark.parametrize("deadline", [0.1, 0.2, 0.4, 0.8])
-def test_on_a_steady_machine_the_plan_is_followed_to_the_letter(deadline):
-    run = drive(shared(), deadline, Machine())
-    assert run.governor.changes == []
-    assert tuple(move.latents for move in run.moves) == run.plan.latents
-    assert [move.to for move in run.moves] == list(range(1, run.plan.steps + 1))
-    assert run.late_ms <= 0
-
-
 @pytest.mark.parametrize("deadline", [0.1, 0.2, 0.4, 0.8, 2.0])
-def test_on_a_steady_machine_no_budget_falls_and_no_step_is_left_out(deadline):
+def test_on_a_steady_machine_the_plan_is_kept_and_at_most_its_end_improved(deadline):
+    """What the margin held back may go into the last tenth of the run."""
     run = drive(shared(), deadline, Machine())
+    begun_ms = 1e3 * run.ended - sum(run.step_ms)
+    assert all(change.at_ms >= 0.9 * (1e3 * run.ended - begun_ms) for change in run.governor.changes)
+    kept = min((change.step for change in run.governor.changes), default=run.plan.steps)
+    assert tuple(move.latents for move in run.moves[:kept]) == run.plan.latents[:kept]
     assert [move.to for move in run.moves] == list(range(1, run.plan.steps + 1))
-    assert all(move.latents >= planned for move, planned in zip(run.moves, run.plan.latents, strict=True))
     assert run.late_ms <= 0
     assert run.distance(shared().loss) <= run.plan.distance + 1e-9
+
+
+@pytest.mark.parametrize("deadline", [0.018, 0.022, 0.028, 0.05, 0.062])
+def test_on_a_steady_machine_a_short_plan_is_no_worse_than_planned(deadline):
+    """Two to nine steps."""
+    run = drive(shared(), deadline, Machine())
+    assert run.plan.steps > 1
+    assert not run.governor.landed
+    assert run.distance(shared().loss) <= run.plan.distance * 1.01
 
 
 def test_a_plan_at_the_top_is_followed_to_the_letter():
@@ -259,13 +263,16 @@ def test_changes_say_when_why_and_what_is_planned_now():
         assert change.weak_latents == 1
 
 
-def test_the_weak_budget_falls_before_the_steps():
-    """The plan is guided by 4 latents. 1.6 times slower, hindsight has 16 of its 18 steps, guided by 1."""
+def test_the_weak_budget_falls_where_that_loses_less_than_fewer_steps():
+    """The plan is guided by 4 latents. 1.6 times slower, hindsight has most of its steps, guided by 1."""
     made = planner(guided_table())
-    wish = Wish(1, 1, deadline_ms=300)
-    calm = drive(made, 0.3, Machine(), wish=wish)
+    wish = Wish(1, 1, deadline_ms=400)
+    calm = drive(made, 0.4, Machine(), wish=wish)
     assert {move.weak_latents for move in calm.moves} == {calm.plan.weak_latents} == {4}
-    slow = drive(made, 0.3, Machine(bursts=((0.05, 9, 1.6),)), wish=wish)
+    machine = Machine(bursts=((0.05, 9, 1.6),))
+    hindsight = planner(guided_table(), confidence=0.5).plan(Wish(1, 1, deadline_ms=machine.capacity_ms(0.4)))
+    assert hindsight.weak_latents == 1
+    slow = drive(made, 0.4, machine, wish=wish)
     assert slow.late_ms <= 0
     assert (slow.moves[0].weak_latents, slow.moves[-1].weak_latents) == (4, 1)
     assert len(slow.moves) >= 0.8 * slow.plan.steps
@@ -281,35 +288,57 @@ def test_the_weak_budget_rises_again_when_there_is_time():
 
 
 def test_a_weaker_guidance_is_tried_before_the_run_lands():
-    """After a step of 16 ms there are 12 left: none guided by 4 (16 ms), but one at 1 or 2 guided by 1 (10 or 11)."""
+    """After a step of 16 ms there are 15 left, for one of 10.7 that may come 40% late: none guided by 4 (16 ms or more)
+    nor with 2 guided by 1 (11), but one at 1 guided by 1 (10)."""
     made = planner(guided_table())
-    plan = Plan("simulated", "fp32", "euler", "ccfg", 4, (4, 4), 0.1, 32.0, 0.02, None, None, 28.0)
+    plan = Plan("simulated", "fp32", "euler", "ccfg", 4, (4, 4), 0.1, 32.0, 0.02, None, None, 31.0)
     machine = Machine()
-    governor = Governor(made, plan, times("euler", 2), 1, 0.028, clock=lambda: machine.now)
+    governor = Governor(made, plan, times("euler", 2), 1, 0.031, clock=lambda: machine.now)
     taken = []
     for move in governor.moves():
         machine.work(pass_ms(move.latents) + pass_ms(move.weak_latents) + SOLVER_MS)
         taken.append(move)
-    assert taken in ([Move(1, 4, 4), Move(2, 1, 1)], [Move(1, 4, 4), Move(2, 2, 1)])
+    assert taken == [Move(1, 4, 4), Move(2, 1, 1)]
     assert not governor.landed
-    assert machine.now <= 0.028
+    assert machine.now <= 0.031
 
 
-BEYOND = pytest.mark.xfail(
-    strict=True, reason="the deviation goes far beyond any step that was seen, and the run lands"
-)
+def test_the_first_step_too_is_held_to_end_in_time():
+    """24 ms, 40% late: 17.14, so at most 13 latents, not the 16 of the plan."""
+    plan = Plan("simulated", "fp32", "euler", "none", 1, (16,), 0.1, 20.0, 0.4, None, None, 24.0)
+    machine = Machine()
+    governor = Governor(shared(), plan, times("euler", 1), 1, 0.024, clock=lambda: machine.now)
+    move = next(governor.moves())
+    assert move.latents <= 13
+    assert [(change.step, change.why) for change in governor.changes] == [(0, "the next step would end late")]
+    assert governor.changes[0].latents == (move.latents,)
+
+
+@pytest.mark.parametrize("factor", [5, 50])
+def test_one_step_teaches_no_more_than_twice_as_slow(factor):
+    """A plan of 40 steps with all the time there is; its first step stalls."""
+    plan = shared().plan(Wish(1, 1, deadline_ms=5000))
+    machine = Machine()
+    governor = Governor(shared(), plan, times("euler", plan.steps), 1, 60.0, clock=lambda: machine.now)
+    moves = governor.moves()
+    machine.work(factor * (pass_ms(next(moves).latents) + SOLVER_MS))
+    next(moves)
+    assert 1 < governor.ratio <= 2
+    assert 0.1 < governor.deviation <= 0.25
+
+
+def test_a_governor_begins_with_what_the_planner_learned():
+    """Twice as slow: the plan of such a machine is kept on it."""
+    made = planner(slowdown=2.0)
+    run = drive(made, 0.8, Machine(bursts=((0, 99, 2.0),)))
+    assert run.plan.expected_ms == pytest.approx(sum(run.step_ms) + 2 * (0.1 * run.plan.steps + 4 * SOLVER_MS))
+    assert run.governor.changes == []
+    assert run.governor.ratio == pytest.approx(2)
+    assert run.late_ms <= 0
 
 
 @pytest.mark.parametrize(
-    ("step", "stall"),
-    [
-        (2, 0.05),
-        (6, 0.1),
-        (12, 0.05),
-        pytest.param(2, 0.15, marks=BEYOND),
-        pytest.param(6, 0.15, marks=BEYOND),
-        pytest.param(12, 0.1, marks=BEYOND),
-    ],
+    ("step", "stall"), [(2, 0.05), (6, 0.1), (12, 0.05), (2, 0.15), (6, 0.15), (12, 0.1), (12, 0.15)]
 )
 def test_one_stall_does_not_end_a_run_that_has_time_left(step, stall):
     """A step that is held up by 50 to 150 ms of 400: afterwards the machine is what it was."""

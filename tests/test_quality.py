@@ -164,10 +164,11 @@ def test_a_hole_at_the_end_of_a_row_is_no_gift():
     assert found == pytest.approx(0.6, rel=0.25)
 
 
-@pytest.mark.parametrize("zero", [(8, 16), (8, 1)])
-def test_a_distance_of_zero_breaks_nothing(zero):
+@pytest.mark.parametrize(("zero", "floor"), [((8, 16), 0.125), ((8, 1), 0.0625)])
+def test_a_distance_of_zero_breaks_nothing(zero, floor):
+    """It has no logarithm: half the least positive distance, 0.25 or 0.125, stands for it."""
     loss = Loss(table({**GRID, zero: 0.0}, bands=EARLY_BANDS))
-    assert even(loss, *zero) == pytest.approx(0, abs=1e-5)
+    assert even(loss, *zero) == pytest.approx(floor)
     for steps in range(1, 12):
         for latents in range(1, 17):
             assert 0 <= even(loss, steps, latents) < 2
@@ -177,6 +178,16 @@ def test_a_distance_of_zero_breaks_nothing(zero):
 def test_a_distance_of_zero_does_not_spoil_its_neighbours(zero, steps):
     """The reference itself may be in the grid: near it a plan is good, not perfect; far from it bad, not infinite."""
     assert 0.01 < even(Loss(table({**GRID, zero: 0.0})), steps, 16) < 5
+
+
+def test_steps_of_different_guidance_add_up():
+    """Two quarters at 0.25, one at half of 0.4, one at half of 0.25."""
+    both = table(GRID)
+    more = tuple(cell(steps, latents, d / 2, ("ccfg", 4)) for (steps, latents), d in GRID.items())
+    loss = Loss(msgspec.structs.replace(both, cells=both.cells + more))
+    steps = [(PLAIN, 16), (PLAIN, 16), (("ccfg", 4), 4), (("ccfg", 4), 16)]
+    squares = (0.25**2, 0.25**2, 0.2**2, 0.125**2)
+    assert loss.of_steps(times("euler", 4), steps) ** 2 == pytest.approx(sum(squares) / 4)
 
 
 def test_guidances_have_losses_of_their_own():

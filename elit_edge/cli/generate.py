@@ -96,11 +96,13 @@ def command(
             explain_plans(chooser)
         session = chooser.open(plan)
         settings["pressure"] = device_pressure
-        if deadline is not None and joules is None:  # planned once more, now that the runtime is open and warm
-            settings["deadline"] = max(chooser.left_s(deadline, finish_s), 1e-3)
-        else:
+        bounds = [] if deadline is None else [max(chooser.left_s(deadline, finish_s), 1e-3)]
+        if memory_bytes is not None or joules is not None:
             say(f"plan: {plan.words()}")
             settings |= {"plan": plan, "guidance": None}
+            bounds += [] if plan.bound_ms is None else [plan.bound_ms / 1e3]
+        # a deadline alone is planned for once more, now that the runtime is open and its speed can be checked
+        settings["deadline"] = min(bounds, default=None)
     if explain:
         for words in session.passed_over:
             say(f"not {words}")

@@ -17,7 +17,7 @@ COMMANDS = {
     "generate": "Make pictures from a bundle.",
     "probe": "Show what this machine is, what is ready on it, and how fast it is.",
     "evaluate": "Measure what each plan of a bundle loses in quality.",
-    "bench": "Measure what a bundle costs on this device, draw it, compare two devices or builds.",
+    "bench": "Measure what a bundle costs on this device; draw and compare that.",
     "demo": "Export the sample model and draw every class at every budget.",
 }
 

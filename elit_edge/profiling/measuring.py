@@ -22,6 +22,8 @@ ROUNDS = 7
 LEAST_ROUNDS = 2
 BATCHES = (1, 2, 4, 8)
 CHECKS = 3
+UNHURRIED_S = 1.0
+"""With less time than this, nothing is measured that needs pauses."""
 PAUSE_S = 0.1
 """Threads that wait for work by spinning sleep after this long."""
 CONDITION_ROWS = (2, 64)
@@ -82,7 +84,7 @@ def measure(
         points=points,
         conditions=conditions,
         solver_ms=work.solver_ms(),
-        waking_ms=work.waking_ms(session.manifest.budgets[0]),
+        waking_ms=work.waking_ms(session.manifest.budgets[0]) if seconds >= UNHURRIED_S else 0.0,
         drift=float(np.median(relative, axis=1).std()),
         memory=memory,
         watts=power,

@@ -140,9 +140,7 @@ def _candidates(
             continue
         able = backend.precisions(files.manifest)
         if precision is not None and precision not in able:
-            passed_over.append(
-                PassedOver(name, precision, f"it can compute in {', '.join(able) or 'no precision'} alone")
-            )
+            passed_over.append(PassedOver(name, precision, f"it computes in {', '.join(able) or 'no precision'} alone"))
         candidates += [(name, each, state.version) for each in able if precision in (None, each)]
     candidates.sort(key=lambda key: (key[1] != "fp32", key[0] != "onnxruntime"))
     return candidates, passed_over

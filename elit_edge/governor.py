@@ -27,7 +27,7 @@ SPARE = 0.05
 SERIOUS = 1.25
 """So far behind time, fewer steps at larger budgets are compared with the same steps at smaller ones."""
 PRESSURE_EVERY_S = 1.0
-PAUSE_MS = 1.0
+PAUSE_MS = 1.5
 """The system itself pauses a process for so long now and then."""
 
 Pressure = Callable[[], tuple[float, str]]
@@ -151,7 +151,7 @@ class Governor:
             return False
         expected = self._left_ms * self._ratio
         pressed = self._feel_pressure()
-        if expected > remaining_ms:
+        if expected > remaining_ms or self._late_ms(self._curve.least_ms) > remaining_ms:
             self._plan_again(done, remaining_ms, "behind time")
         elif expected * (1 + self._plan.margin) + self._spare_ms < remaining_ms and self._can_rise():
             self._plan_again(done, remaining_ms, "time to spare")

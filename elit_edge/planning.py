@@ -35,7 +35,7 @@ FINISHES = 4.0
 """Checks and pixels after the last step, in units of the solver's arithmetic of a step."""
 LEAST_DEVIATION, LARGEST_DEVIATION = 0.1, 0.25
 """Of a step from the estimate: however steady the last ones were, and the most that is learned from one."""
-SPREADS = 4.0
+SPREADS = 5.0
 """A step is begun if it would end in time even so many mean deviations late."""
 ROUNDING = 1e-9
 """A plan that takes the bound to the last bit fits it."""

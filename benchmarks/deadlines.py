@@ -31,8 +31,8 @@ from elit_edge.export.exporter import export
 from elit_edge.generation import Generation, generate
 from elit_edge.model.checkpoint import read_checkpoint
 from elit_edge.planning import Planner, Wish
+from elit_edge.profiling.choosing import profiles_of
 from elit_edge.profiling.measuring import spot_check
-from elit_edge.profiling.store import profiles_of
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
 

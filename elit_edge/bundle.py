@@ -9,7 +9,8 @@ from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError, RequestError
 from elit_edge.fit import check_memory, resident_bytes, run_memory_bytes
 from elit_edge.manifest import Manifest
-from elit_edge.profiling.store import Report, profiles_of
+from elit_edge.profiling.cache import Report
+from elit_edge.profiling.choosing import profiles_of
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
 

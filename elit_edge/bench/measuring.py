@@ -16,7 +16,7 @@ from elit_edge.bundle import Bundle
 from elit_edge.costs import Profile
 from elit_edge.device import probe
 from elit_edge.errors import RequestError, RuntimeUnavailable
-from elit_edge.profiling.store import profiles_of
+from elit_edge.profiling.choosing import profiles_of
 
 WINDOW_S = 3.0
 

@@ -16,7 +16,7 @@ from elit_edge.deadline import DeadlineReport
 from elit_edge.device.pressure import pressure
 from elit_edge.errors import DeadlineError, RuntimeUnavailable
 from elit_edge.planning import Plan, Planner, Row, Wish
-from elit_edge.profiling.store import PassedOver, profiles_of
+from elit_edge.profiling.choosing import PassedOver, profiles_of
 from elit_edge.runtimes.contract import Session
 from elit_edge.sampling import GuidanceKind
 

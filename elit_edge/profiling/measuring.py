@@ -52,7 +52,7 @@ def measure(
     Returns:
         The profile; its memory is the peak of this process.
     """
-    work = _Work(session)
+    work = Work(session)
     conditions = tuple(_conditions(work, rows) for rows in CONDITION_ROWS)
     shapes, first_ms = _affordable(work, session.manifest.budgets, seconds)
     memory = _memory(work, session.manifest.latents_per_group, [batch for _, batch in shapes])
@@ -102,12 +102,12 @@ def spot_check(session: Session, costs: Costs, spare_ms: float) -> float | None:
     predicted = costs.pass_ms(latents, 1)
     if predicted * (CHECKS + 2) > spare_ms:
         return None
-    work = _Work(session)
+    work = Work(session)
     work.pass_ms(latents, 1)
     return float(np.median([work.pass_ms(latents, 1) for _ in range(CHECKS)])) / predicted
 
 
-class _Work:
+class Work:
     """Inputs of any batch, and the clock around what is done with them."""
 
     def __init__(self, session: Session) -> None:
@@ -157,12 +157,12 @@ class _Work:
         return float(np.median(found))
 
 
-def _conditions(work: _Work, rows: int) -> Conditions:
+def _conditions(work: Work, rows: int) -> Conditions:
     work.condition_ms(rows)
     return Conditions(rows=rows, median_ms=float(np.median([work.condition_ms(rows) for _ in range(3)])))
 
 
-def _affordable(work: _Work, budgets: tuple[int, ...], seconds: float) -> tuple[list[tuple[int, int]], list[float]]:
+def _affordable(work: Work, budgets: tuple[int, ...], seconds: float) -> tuple[list[tuple[int, int]], list[float]]:
     """The points that fit the time, as many times as they should be measured; and the first pass of each."""
     shapes: list[tuple[int, int]] = []
     first_ms: list[float] = []
@@ -208,7 +208,7 @@ def _halving(budgets: tuple[int, ...]) -> list[int]:
     return list(dict.fromkeys(order))
 
 
-def _memory(work: _Work, latents: int, batches: list[int]) -> tuple[Memory, ...]:
+def _memory(work: Work, latents: int, batches: list[int]) -> tuple[Memory, ...]:
     """The peak of this process after one sample and after the largest batch that is affordable."""
     found = []
     for batch in sorted({1, max(batches)}):

@@ -17,8 +17,10 @@ from filelock import FileLock
 from elit_edge.bundle import Bundle
 from elit_edge.costs import Conditions, Point, Profile
 from elit_edge.errors import BundleError, RuntimeUnavailable
-from elit_edge.profiling import store as profiles
-from elit_edge.profiling.store import PassedOver, Profiles, profiles_of
+from elit_edge.profiling import cache as cache_module
+from elit_edge.profiling import choosing as profiles
+from elit_edge.profiling.cache import Known
+from elit_edge.profiling.choosing import PassedOver, Profiles, profiles_of
 from elit_edge.profiling.worker import Measured
 from elit_edge.runtimes.registry import all_runtimes
 
@@ -103,7 +105,7 @@ def test_a_damaged_cache_is_said_measured_again_and_replaced(files, cache, conte
 
 def test_a_cache_of_another_version_is_measured_again(files, cache, monkeypatch):
     told(files)
-    monkeypatch.setattr(profiles, "__version__", "99")
+    monkeypatch.setattr(cache_module, "__version__", "99")
     _, said = told(files)
     assert said == ["measuring onnxruntime fp32 on this device (once)"]
 
@@ -121,7 +123,7 @@ def test_two_processes_at_once_measure_once(files, cache, tmp_path):
         import sys
         from pathlib import Path
         from elit_edge.bundle_files import BundleFiles
-        from elit_edge.profiling.store import profiles_of
+        from elit_edge.profiling.choosing import profiles_of
         said = []
         found = profiles_of(BundleFiles.open(Path(sys.argv[1])), runtime="onnxruntime", report=said.append)
         print(len(found.found), len(said))
@@ -134,7 +136,7 @@ def test_two_processes_at_once_measure_once(files, cache, tmp_path):
 
 def test_a_lock_that_is_never_released_is_waited_for_and_then_left(files, cache, monkeypatch):
     told(files)
-    monkeypatch.setattr(profiles, "LOCK_S", 0.2)
+    monkeypatch.setattr(cache_module, "LOCK_S", 0.2)
     with FileLock(cache().with_suffix(".lock")):
         started = time.perf_counter()
         found: list[object] = []
@@ -187,8 +189,8 @@ def test_a_runtime_whose_numbers_are_others_is_passed_over(files, cache):
     right = Measured(profile=profile("onnxruntime", 2), velocity=(0.0, 1.0, 2.0, 3.0))
     wrong = Measured(profile=profile("strange", 1), velocity=(0.0, 1.0, 2.0, 3.1))
     keys = [("onnxruntime", "fp32", "1"), ("strange", "fp32", "1")]
-    known = {profiles._key(key, None): value for key, value in zip(keys, (right, wrong), strict=True)}
-    judged = profiles._judged(keys, known, [], None)
+    measured = {profiles._key(key, None): value for key, value in zip(keys, (right, wrong), strict=True)}
+    judged = profiles._judged(keys, Known(elit_edge="1", measured=measured), [], None)
     assert judged.found == (right.profile,)
     (lost,) = judged.passed_over
     # by hand: mean squared error 0.01 / 4, peak 3: 10 log10(9 / 0.0025) = 35.6
@@ -201,6 +203,33 @@ def test_the_fastest_over_the_ladder_is_taken_and_the_others_told_why():
     best, lost = Profiles((slow, fast), (missing,)).fastest({j: 1000 * j for j in range(1, 17)})
     assert best is fast
     assert [each.words() for each in lost] == ["slow fp32: 1.50 times the time (3 ms a pass)", "third: not installed"]
+
+
+def test_side_by_side_decides_between_two_that_are_close():
+    one, other, third = profile("one", 2.0), profile("other", 2.2), profile("third", 9)
+    key = profiles.duel_key(one, other)
+    best, lost = Profiles((one, other, third), (), {key: 1.25}).fastest({j: 1000 * j for j in range(1, 17)})
+    assert best is other
+    assert [each.words() for each in lost] == [
+        "one fp32: 1.25 times the time, side by side",
+        "third fp32: 4.09 times the time (9 ms a pass)",
+    ]
+    best, lost = Profiles((one, other), (), {key: 0.8}).fastest({j: 1000 * j for j in range(1, 17)})
+    assert best is one
+    assert lost[0].words() == "other fp32: 1.25 times the time, side by side"
+
+
+def test_two_runtimes_that_are_close_really_run_side_by_side_once(tiny_bundle_path, cache, monkeypatch):
+    monkeypatch.setattr(profiles, "CLOSE", 1e9)
+    files = Bundle.open(tiny_bundle_path).files
+    first, said = told(files, runtime="auto", precision="fp32")
+    assert len([words for words in said if "side by side (once)" in words]) == 1
+    (one, one_ms), (other, _), *_ = first.ranked({rung.latents: rung.velocity_flops for rung in files.manifest.ladder})
+    ratio = first.duels[profiles.duel_key(one, other)]
+    assert first.duels[profiles.duel_key(other, one)] == pytest.approx(1 / ratio)
+    assert 0.01 < ratio < 100
+    assert one_ms > 0
+    assert told(files, runtime="auto", precision="fp32") == (first, [])
 
 
 def test_where_none_is_ready_each_reason_is_given():

@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from elit_edge.errors import DeadlineError, PlanError, RequestError
+from elit_edge.frontier import FloatVector
 from elit_edge.governor import Change, Governor, Pressure
-from elit_edge.planning import FloatVector, Plan, Planner, Wish
+from elit_edge.planning import Plan, Planner, Wish
 from elit_edge.profiling.measuring import MEASURING_S, measure, spot_check
 from elit_edge.runtimes.contract import Session
 from elit_edge.sampling import GuidanceKind, Move

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from elit_edge.planning import LARGEST_DEVIATION, LEAST_DEVIATION, SPREADS, Curve, FloatVector, Plan, Planner
+from elit_edge.frontier import Curve, FloatVector
+from elit_edge.planning import LARGEST_DEVIATION, LEAST_DEVIATION, SPREADS, Plan, Planner
 from elit_edge.sampling import Move
 
 SLOWER_SHARE, FASTER_SHARE = 0.5, 0.25

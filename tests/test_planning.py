@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from elit_edge import planning
 from elit_edge.costs import Conditions, Costs, Memory, Point, Profile
 from elit_edge.errors import DeadlineError, PlanError
-from elit_edge.planning import Curve, Planner, Wish
+from elit_edge.frontier import Curve
+from elit_edge.planning import Planner, Wish
 from elit_edge.quality import Band, Cell, Loss, QualityTable
 from elit_edge.sampling import times
 

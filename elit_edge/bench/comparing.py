@@ -12,7 +12,8 @@ import numpy as np
 from elit_edge.bench.context import KINDS, kind_of
 from elit_edge.bench.report import Report, Row
 from elit_edge.errors import RequestError
-from elit_edge.planning import LEAST_DRIFT, FloatVector
+from elit_edge.frontier import FloatVector
+from elit_edge.planning import LEAST_DRIFT
 
 RESAMPLED = 1000
 BLOCKS = 10

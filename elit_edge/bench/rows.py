@@ -10,8 +10,9 @@ from elit_edge.bench.worker import Passes, Warm
 from elit_edge.costs import Costs, Profile
 from elit_edge.device import Device
 from elit_edge.errors import DeadlineError
+from elit_edge.frontier import evaluations
 from elit_edge.manifest import Manifest
-from elit_edge.planning import Plan, Planner, Wish, evaluations
+from elit_edge.planning import Plan, Planner, Wish
 from elit_edge.quality import Loss
 from elit_edge.sampling import times
 

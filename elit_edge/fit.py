@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import psutil
-
 from elit_edge.budget import parameters
 from elit_edge.device.control_group import read_control_group
 from elit_edge.device.memory import read_memory
@@ -22,8 +20,8 @@ EXPORT_COPIES = 1.3
 VERIFY_COPIES = 7.0
 """Copies of the weights that an export holds at its peak, without and with the parity gate, which has every graph open
 beside PyTorch's model. Measured on x86 with 6 and 36 million weights: docs/benchmarks.md."""
-GRAPH_BYTES = 300 << 10
-"""A graph file without its weights."""
+GRAPH_BYTES, BLOCK_BYTES = 16 << 10, 10 << 10
+"""A graph file without its weights, and what each block adds to it."""
 RUN_BASE_BYTES = 120 << 20
 RUN_COPIES = 2.2
 """Of a runtime that packs weights its own way beside the mapped file."""
@@ -40,7 +38,7 @@ def export_memory_bytes(config: ModelConfig, *, check: bool) -> int:
 def bundle_bytes(config: ModelConfig) -> int:
     """Size of the bundle, foreseen from the config alone."""
     graphs = 3 + (config.latents_per_group if config.is_elastic else 0)
-    return FLOAT_BYTES * parameters(config) + graphs * GRAPH_BYTES
+    return FLOAT_BYTES * parameters(config) + graphs * (GRAPH_BYTES + config.depth * BLOCK_BYTES)
 
 
 def run_memory_bytes(manifest: Manifest, batch: int) -> int:
@@ -52,7 +50,14 @@ def run_memory_bytes(manifest: Manifest, batch: int) -> int:
 
 def resident_bytes() -> int:
     """What this process holds already."""
+    import psutil
+
     return int(psutil.Process().memory_info().rss)
+
+
+def amount(size: int) -> str:
+    """Bytes for a person."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def check_memory(needed_bytes: int, work: str, advice: str) -> None:
@@ -65,8 +70,7 @@ def check_memory(needed_bytes: int, work: str, advice: str) -> None:
     usable = read_memory(tree, read_control_group(tree)).usable_bytes
     if usable is not None and needed_bytes > usable:
         raise FitError(
-            f"{work} needs about {needed_bytes / 1e9:.2f} GB of memory, and {usable / 1e9:.2f} GB are free here; "
-            f"{advice}"
+            f"{work} needs about {amount(needed_bytes)} of memory, and {amount(usable)} are free here; {advice}"
         )
 
 
@@ -82,6 +86,6 @@ def check_disk(folder: Path, needed_bytes: int, work: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed_bytes > free:
         raise FitError(
-            f"{work} needs about {needed_bytes / 1e9:.2f} GB on disk, and {existing} has {free / 1e9:.2f} GB free; "
+            f"{work} needs about {amount(needed_bytes)} on disk, and {existing} has {amount(free)} free; "
             "free some space or choose another place"
         )

@@ -239,7 +239,7 @@ def test_a_path_that_is_not_there_is_no_bundle(tmp_path):
 
 
 def test_a_precision_that_the_bundle_does_not_have_is_refused_with_those_it_has(folder):
-    with pytest.raises(BundleError, match="no fp16 graphs; it has: fp32"):
+    with pytest.raises(BundleError, match=r"cannot be computed in fp16 by onnxruntime; it can in: fp32"):
         Bundle.open(folder).prepare("onnxruntime", precision="fp16")
 
 

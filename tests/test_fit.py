@@ -28,21 +28,21 @@ def test_a_machine_that_does_not_tell_is_no_hindrance(monkeypatch):
 
 def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
-    with pytest.raises(FitError, match=r"needs about 1\.00 GB on disk, and .* has 0\.00 GB free"):
+    with pytest.raises(FitError, match=r"needs about 1\.00 GB on disk, and .* has 0\.0 MB free"):
         fit.check_disk(tmp_path / "not" / "yet", 1_000_000_000, "this work")
 
 
 def test_the_size_of_a_bundle_is_foreseen(tiny_bundle_path):
     manifest = Bundle.open(tiny_bundle_path).manifest
     found = sum(entry.bytes for entry in manifest.files.values())
-    assert found <= fit.bundle_bytes(manifest.model) <= found + 19 * (300 << 10)
+    assert found <= fit.bundle_bytes(manifest.model) <= 1.3 * found + 4e6
 
 
 def test_a_bundle_is_not_opened_where_it_does_not_fit(tiny_bundle_path, monkeypatch):
     bundle = Bundle.open(tiny_bundle_path)
     scarce(monkeypatch, 0)
     monkeypatch.setattr("elit_edge.bundle.resident_bytes", lambda: 0)
-    with pytest.raises(FitError, match=r"running tiny needs about 0\.1\d GB"):
+    with pytest.raises(FitError, match=r"running tiny needs about 1\d\d\.\d MB"):
         bundle.prepare("onnxruntime")
 
 

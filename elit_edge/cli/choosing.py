@@ -59,7 +59,7 @@ class Chooser:
     def __init__(
         self,
         bundle: Bundle,
-        labels: Sequence[str],
+        labels: Sequence[int],
         runtime: str,
         precision: str | None,
         threads: int | None,
@@ -67,7 +67,7 @@ class Chooser:
     ) -> None:
         self._bundle, self._threads, self._clock = bundle, threads, clock
         self._batch = len(labels)
-        self._classes = len({bundle.manifest.label(label) for label in labels}) + 1
+        self._classes = len(set(labels)) + 1  # and the null class
         measurements: list[str] = []
 
         def report(words: str) -> None:

@@ -80,7 +80,7 @@ def command(
     refuse_existing(output, replace=force)
     opened = Bundle.open(bundle)
     _check_suffix(output, opened.manifest.sample_space)
-    wanted = [label for label in labels for _ in range(count)]
+    wanted = [opened.manifest.label(label) for label in labels for _ in range(count)]
     check_memory(
         run_memory_bytes(opened.manifest, len(wanted)) - resident_bytes(),
         f"{len(wanted)} pictures at once",

@@ -94,7 +94,8 @@ def profile(**changes):
     )
     fields = {
         "runtime": "onnxruntime", "precision": "fp32", "version": "1", "threads": None, "open_ms": 5.0,
-        "points": points, "conditions": (), "solver_ms": 0.0, "drift": 0.01, "memory": (), "watts": None,
+        "points": points, "conditions": (), "solver_ms": 0.0, "waking_ms": 0.0, "drift": 0.01, "memory": (),
+        "watts": None,
     }  # fmt: skip
     return Profile(**{**fields, **changes})
 

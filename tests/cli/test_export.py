@@ -236,11 +236,21 @@ def test_ctrl_c_leaves_nothing_and_exits_with_1(tmp_path):
         pytest.param(1280 << 10, id="full amid the graphs"),
     ],
 )
-def test_a_full_disk_is_one_line_and_leaves_nothing(size, small_checkpoint, quick_trace, small_disk):
+def test_a_disk_that_fills_meanwhile_is_one_line_and_leaves_nothing(
+    size, small_checkpoint, quick_trace, small_disk, monkeypatch
+):
+    monkeypatch.setattr("elit_edge.export.exporter.check_disk", lambda *_: None)  # there was room when it began
     disk = small_disk(size)
     result = cli("export", small_checkpoint, "-o", disk / "x.elit", "--no-verify")
     assert list(disk.iterdir()) == []
     assert_refused(result, str(disk), "no room left", "free some space")
+
+
+def test_a_disk_too_small_is_refused_before_anything_is_done(small_checkpoint, small_disk):
+    disk = small_disk(256 << 10)
+    result = cli("export", small_checkpoint, "-o", disk / "x.elit", "--no-verify")
+    assert list(disk.iterdir()) == []
+    assert_refused(result, "MB on disk", str(disk), "free some space")
 
 
 class RunsOnLoading:

@@ -47,6 +47,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/export_and_run.py
 	$(BIN)/python benchmarks/deadlines.py
+	$(BIN)/python benchmarks/memory.py
 
 test-arm64: $(READY)
 	@echo "== ARM: the wheel under qemu (the first time makes a Debian root: minutes)"

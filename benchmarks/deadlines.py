@@ -131,7 +131,7 @@ def predictions(session: Session, costs: Costs) -> None:
     x = x.astype(np.float32)
     modulations = session.condition(np.full(3, 0.5, np.float32), np.zeros(3, np.int64))
     slowdown = spot_check(session, costs, np.inf) or 1.0
-    errors = []
+    ratios = []
     rounds: dict[tuple[int, int], list[float]] = {}
     for _ in range(15):
         for latents in session.manifest.budgets:
@@ -147,11 +147,14 @@ def predictions(session: Session, costs: Costs) -> None:
         cells = []
         for batch in (1, 3):
             measured, predicted = statistics.median(rounds[latents, batch]), slowdown * costs.pass_ms(latents, batch)
-            errors.append(abs(predicted / measured - 1))
+            ratios.append(predicted / measured)
             cells.append(f"{measured:.2f} | {predicted:.2f}")
         print(f"| {latents} | {' | '.join(cells)} |")
     print(f"\nspot check: {slowdown:.2f} times as long as profiled, which the predictions take into account")
+    errors = [abs(ratio - 1) for ratio in ratios]
     print(f"error of prediction: median {statistics.median(errors):.1%}, worst {max(errors):.1%}")
+    shape = [abs(ratio / statistics.median(ratios) - 1) for ratio in ratios]
+    print(f"of its shape, whatever the speed: median {statistics.median(shape):.1%}, worst {max(shape):.1%}")
 
 
 def auto_against_the_best(bundle: Bundle, chosen: Session) -> None:

@@ -21,7 +21,7 @@ ROUNDS = 7
 """Times that each point should be measured."""
 LEAST_ROUNDS = 2
 BATCHES = (1, 2, 4, 8)
-CHECKS = 3
+CHECKS = 5
 UNHURRIED_S = 1.0
 """With less time than this, nothing is measured that needs pauses."""
 PAUSE_S = 0.1

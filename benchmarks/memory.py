@@ -11,11 +11,12 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
+from export_and_run import SMALL, random_checkpoint
+from machine import describe
+
 from elit_edge.bundle import Bundle
 from elit_edge.fit import export_memory_bytes, run_memory_bytes
 from elit_edge.model.checkpoint import read_checkpoint
-from export_and_run import SMALL, random_checkpoint
-from machine import describe
 
 COMMAND = Path(sys.executable).with_name("elit-edge")
 PEAK = """

@@ -10,7 +10,7 @@ from elit_edge.errors import BundleError, RequestError
 from elit_edge.fit import check_memory, resident_bytes, run_memory_bytes
 from elit_edge.manifest import Manifest
 from elit_edge.profiling.cache import Report
-from elit_edge.profiling.choosing import profiles_of
+from elit_edge.profiling.choosing import candidates_of, profiles_of
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
 
@@ -44,8 +44,8 @@ class Bundle:
         """Make the bundle ready to compute.
 
         Args:
-            runtime: a name, or "auto" for the one that is fastest on this device. The first time, every runtime that is
-                ready is measured for some seconds, each in a process of its own; afterwards the user's cache knows.
+            runtime: a name, or "auto" for the one that is fastest on this device. The first time, where several are
+                ready, each is measured for some seconds in a process of its own; afterwards the user's cache knows.
             precision: one that the runtime can compute the bundle in; None for the best of a named runtime, and for
                 the fastest that is near enough to float32 with "auto".
             threads: CPU threads of one call; None leaves it to the runtime.
@@ -84,6 +84,11 @@ class Bundle:
         return session
 
     def _fastest(self, precision: str | None, threads: int | None, report: Report) -> Session:
+        candidates, passed_over = candidates_of(self.files, "auto", precision)
+        if len(candidates) == 1:  # nothing to choose, nothing to measure
+            session = self.prepare(candidates[0][0], candidates[0][1], threads)
+            session.passed_over = tuple(lost.words() for lost in passed_over)
+            return session
         profiles = profiles_of(self.files, precision=precision, threads=threads, report=report)
         best, lost = profiles.fastest({rung.latents: rung.velocity_flops for rung in self.manifest.ladder})
         session = choose(best.runtime).prepare(self.files, best.precision, threads)

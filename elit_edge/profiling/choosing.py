@@ -104,7 +104,7 @@ def profiles_of(
     Raises:
         RuntimeUnavailable: the runtime asked for is not ready.
     """
-    candidates, passed_over = _candidates(files, runtime, precision)
+    candidates, passed_over = candidates_of(files, runtime, precision)
     path = cache_path(files)
     if not measure_missing:
         return _judged(candidates, read(path, report), passed_over, threads)
@@ -123,8 +123,8 @@ def profiles_of(
     return profiles
 
 
-def _candidates(files: BundleFiles, runtime: str, precision: str | None) -> tuple[list[Candidate], list[PassedOver]]:
-    """What could compute this bundle, float32 first."""
+def candidates_of(files: BundleFiles, runtime: str, precision: str | None) -> tuple[list[Candidate], list[PassedOver]]:
+    """What could compute this bundle here, float32 first; and what could not, and why."""
     named: dict[str, Runtime] = dict(all_runtimes()) if runtime == "auto" else {runtime: choose(runtime)}
     candidates: list[Candidate] = []
     passed_over: list[PassedOver] = []

@@ -22,7 +22,7 @@ from elit_edge.profiling import choosing as profiles
 from elit_edge.profiling.cache import Known
 from elit_edge.profiling.choosing import PassedOver, Profiles, profiles_of
 from elit_edge.profiling.worker import Measured
-from elit_edge.runtimes.registry import all_runtimes
+from elit_edge.runtimes.registry import all_runtimes, choose
 
 
 @pytest.fixture
@@ -244,6 +244,14 @@ def test_auto_takes_one_that_was_measured_and_says_why_not_the_others(tiny_bundl
         assert (session.profile.runtime, session.profile.precision) == (session.runtime, session.precision)
         others = set(all_runtimes()) - {session.runtime}
         assert {words.split()[0].rstrip(":") for words in session.passed_over} == others
+
+
+def test_a_single_runtime_needs_no_measuring(tiny_bundle_path, cache, monkeypatch):
+    monkeypatch.setattr(profiles, "all_runtimes", lambda: {"onnxruntime": choose("onnxruntime")})
+    said = []
+    with Bundle.open(tiny_bundle_path).prepare(report=said.append) as session:
+        assert session.runtime == "onnxruntime"
+    assert said == []
 
 
 def test_a_named_runtime_has_its_profile_where_it_was_measured(tiny_bundle_path, files, cache):

@@ -107,7 +107,8 @@ def generate(
         deadline: seconds from this call until its return. A session that `Bundle.prepare` has not measured measures
             itself first, at the expense of this time.
         plan: from a `Planner`, in place of one made here; without a deadline the time that it has to fit is one.
-        pressure: asked now and then what share of the full budget the device should carry, and why; for deadlines.
+        pressure: asked once a second what share of the full budget the device should carry, and why; for deadlines:
+            `elit_edge.device.pressure.sustainable_share`.
 
     Returns:
         Samples, pictures where the model has pixels, and the settings and times of the run.

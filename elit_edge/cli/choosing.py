@@ -13,22 +13,14 @@ from rich.table import Table
 from elit_edge.bundle import Bundle
 from elit_edge.cli.reporting import say
 from elit_edge.deadline import DeadlineReport
-from elit_edge.device.pressure import pressure
+from elit_edge.device.pressure import sustainable_share
 from elit_edge.errors import DeadlineError, RuntimeUnavailable
 from elit_edge.planning import Plan, Planner, Row, Wish
 from elit_edge.profiling.choosing import PassedOver, profiles_of
 from elit_edge.runtimes.contract import Session
 from elit_edge.sampling import GuidanceKind
 
-SHARES = {"none": 1.0, "warm": 0.7, "hot": 0.4}
-"""Of the full budget's FLOPs that a step may take at each level of pressure, before the device has to slow down."""
 ROWS = 16
-
-
-def device_pressure() -> tuple[float, str]:
-    """The share of the full budget that the device should carry now, and why."""
-    now = pressure()
-    return SHARES[now.level], "; ".join(now.reasons)
 
 
 class Clock:
@@ -111,7 +103,7 @@ class Chooser:
             memory_bytes=None if memory_bytes is None else int(memory_bytes),
             joules=joules,
             guidance=guidance,
-            cap=device_pressure()[0],
+            cap=sustainable_share()[0],
         )
         self.rows = planner.table(wish)
         return self.rows[0].plan

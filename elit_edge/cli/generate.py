@@ -8,9 +8,10 @@ from typing import Any, get_args
 import click
 
 from elit_edge.bundle import Bundle
-from elit_edge.cli.choosing import Chooser, Clock, device_pressure, explain_plans, say_deadline
+from elit_edge.cli.choosing import Chooser, Clock, explain_plans, say_deadline
 from elit_edge.cli.quantities import Duration, Size
 from elit_edge.cli.reporting import say, stages
+from elit_edge.device.pressure import sustainable_share
 from elit_edge.errors import RequestError
 from elit_edge.files import refuse_existing
 from elit_edge.fit import check_memory, resident_bytes, run_memory_bytes
@@ -95,7 +96,7 @@ def command(
         if explain:
             explain_plans(chooser)
         session = chooser.open(plan)
-        settings["pressure"] = device_pressure
+        settings["pressure"] = sustainable_share
         bounds = [] if deadline is None else [max(chooser.left_s(deadline, finish_s), 1e-3)]
         if memory_bytes is not None or joules is not None:
             say(f"plan: {plan.words()}")

@@ -91,3 +91,16 @@ def _layout(root: Path) -> tuple[tuple[_Zone, ...], tuple[_Clock, ...]]:
     highest = {folder: khz(tree, f"{folder}/cpuinfo_max_freq") for folder in folders}
     clocks = [_Clock(f"{folder}/scaling_max_freq", limit) for folder, limit in highest.items() if limit is not None]
     return tuple(zones), tuple(clocks)
+
+
+SHARES = {"none": 1.0, "warm": 0.7, "hot": 0.4}
+"""Of the full budget's FLOPs that a step may take at each level, before the device has to slow down by itself."""
+
+
+def sustainable_share() -> tuple[float, str]:
+    """The share of the full budget that this device should carry now, 0..1, and why it is less than 1.
+
+    What `elit_edge.generate` takes as `pressure`.
+    """
+    now = pressure()
+    return SHARES[now.level], "; ".join(now.reasons)

@@ -112,15 +112,6 @@ def test_energy_without_a_sensor_is_refused(measured, tmp_path):
     assert "an energy bound needs a sensor" in words
 
 
-def test_pressure_of_the_device_lowers_the_share(monkeypatch):
-    from elit_edge.device.pressure import Pressure
-
-    monkeypatch.setattr(choosing, "pressure", lambda: Pressure(level="hot", reasons=("cpu at 96 of 95 degrees",)))
-    assert choosing.device_pressure() == (0.4, "cpu at 96 of 95 degrees")
-    monkeypatch.setattr(choosing, "pressure", lambda: Pressure(level="none", reasons=()))
-    assert choosing.device_pressure() == (1.0, "")
-
-
 def test_the_age_of_a_process_is_known_where_proc_is():
     """This process runs longer than the test, and not longer than the machine."""
     begun = time.perf_counter()

@@ -97,3 +97,13 @@ def test_it_is_cheap(planted, name):
         pressure(root)
         times.append(time.perf_counter() - started)
     assert min(times) < 0.002
+
+
+def test_pressure_of_the_device_lowers_the_share(monkeypatch):
+    from elit_edge.device import pressure
+
+    hot = pressure.Pressure(level="hot", reasons=("cpu at 96 of 95 degrees",))
+    monkeypatch.setattr(pressure, "pressure", lambda: hot)
+    assert pressure.sustainable_share() == (0.4, "cpu at 96 of 95 degrees")
+    monkeypatch.setattr(pressure, "pressure", lambda: pressure.Pressure(level="none", reasons=()))
+    assert pressure.sustainable_share() == (1.0, "")

@@ -137,13 +137,17 @@ class TimedRun:
 
 
 def _planner(session: Session, deadline_s: float | None) -> Planner:
-    """The planner of a session, made once; a session without a profile is measured now."""
+    """The planner of a session, made once; a session without a profile is measured now, one with a profile checked."""
     if session not in _PLANNERS:
+        ratio = None
         if session.profile is None:
             seconds = MEASURING_S if deadline_s is None else min(MEASURING_S, deadline_s * MEASURING_SHARE)
             session.profile = measure(session, "", seconds=seconds)
-        planner = _PLANNERS[session] = Planner.of(session.manifest, [session.profile])
-        spare_ms = np.inf if deadline_s is None else deadline_s * 1e3 * CHECKING_SHARE
-        if (ratio := spot_check(session, planner.candidates[0], spare_ms)) is not None:
-            planner.slowdown = ratio
+            planner = Planner.of(session.manifest, [session.profile])
+        else:
+            planner = Planner.of(session.manifest, [session.profile])
+            spare_ms = np.inf if deadline_s is None else deadline_s * 1e3 * CHECKING_SHARE
+            ratio = spot_check(session, planner.candidates[0], spare_ms)
+        planner.slowdown = 1.0 if ratio is None else ratio
+        _PLANNERS[session] = planner
     return _PLANNERS[session]

@@ -63,8 +63,8 @@ def a_step_s(latents):
 LEAST_S = a_step_s(WEAK)
 """The published figures, which stand in for a table here, know an eighth of the latents as the least: 12 ms a step."""
 CONDITION_S = 0.0002
-CHECK_PASSES = 4
-"""Of the spot check, at half of the budgets, 9 latents: a cold one and three that count."""
+CHECK_PASSES = 6
+"""Of the spot check, at half of the budgets, 9 latents: a cold one and five that count."""
 CHECK_S = CHECK_PASSES * pass_s(9) + CONDITION_S
 PROFILE = Profile(
     runtime="field",

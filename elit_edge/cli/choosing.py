@@ -60,6 +60,10 @@ class Chooser:
         self._bundle, self._threads, self._clock = bundle, threads, clock
         self._batch = len(labels)
         self._classes = len(set(labels)) + 1  # and the null class
+        if bundle.manifest.quality is None:
+            say(
+                "planned with the paper's figures: their distances mean nothing here; elit-edge evaluate measures others"
+            )
         measurements: list[str] = []
 
         def report(words: str) -> None:

@@ -21,7 +21,7 @@ from elit_edge.device.system import read_kernel, read_machine, read_name, read_o
 from elit_edge.device.thermal import read_frequencies, read_thermal
 from elit_edge.device.tree import Tree
 from elit_edge.runtimes.contract import Ready, Runtime
-from elit_edge.runtimes.registry import all_runtimes
+from elit_edge.runtimes.registry import all_runtimes, state_of
 
 
 def probe(root: Path = Path("/"), *, measure: bool = True) -> Device:
@@ -97,16 +97,7 @@ def _processor(tree: Tree, quota: float | None, machine: str | None, *, quick: b
 
 
 def _state(name: str, runtime: Runtime) -> RuntimeState:
-    try:
-        found = runtime.check()
-    except Exception as error:  # noqa: BLE001 - a stranger's runtime that breaks its promise is missing, with the reason
-        return RuntimeState(
-            name=name,
-            state="missing",
-            version=None,
-            reason=f"its check failed: {error}",
-            remedy="update or uninstall it",
-        )
+    found = state_of(runtime)
     if isinstance(found, Ready):
         return RuntimeState(name=name, state="ready", version=found.version, reason=None, remedy=None)
     return RuntimeState(name=name, state="missing", version=None, reason=found.reason, remedy=found.remedy)

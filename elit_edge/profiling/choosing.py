@@ -17,7 +17,7 @@ from elit_edge.profiling.cache import Known, Report, cache_path, locked, read, w
 from elit_edge.profiling.own_process import WorkerFailed, answer_of
 from elit_edge.profiling.worker import Measured
 from elit_edge.runtimes.contract import Ready, Runtime
-from elit_edge.runtimes.registry import all_runtimes, choose, words
+from elit_edge.runtimes.registry import all_runtimes, choose, state_of, words
 
 CLOSE = 1.5
 """Two profiles within this ratio were perhaps told apart by the drift of the machine alone: both run side by side."""
@@ -129,11 +129,15 @@ def candidates_of(files: BundleFiles, runtime: str, precision: str | None) -> tu
     candidates: list[Candidate] = []
     passed_over: list[PassedOver] = []
     for name, backend in named.items():
-        state = backend.check()
+        state = state_of(backend)
         if not isinstance(state, Ready):
             passed_over.append(PassedOver(name, None, words(state)))
             continue
-        able = backend.precisions(files.manifest)
+        try:
+            able = backend.precisions(files.manifest)
+        except Exception as error:  # noqa: BLE001 - as a check that raises: a stranger's, which harms no other
+            passed_over.append(PassedOver(name, None, f"it cannot say its precisions: {error}; update or uninstall it"))
+            continue
         if precision is not None and precision not in able:
             passed_over.append(PassedOver(name, precision, f"it computes in {', '.join(able) or 'no precision'} alone"))
         candidates += [(name, each, state.version) for each in able if precision in (None, each)]

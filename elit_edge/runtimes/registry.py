@@ -56,6 +56,14 @@ class _Unloadable:
         raise RuntimeUnavailable(f"runtime {self.name} is not ready here: {words(self._state)}")
 
 
+def state_of(runtime: Runtime) -> Ready | Missing:
+    """Whether it is ready; a stranger's that raises when asked is missing, and harms no other."""
+    try:
+        return runtime.check()
+    except Exception as error:  # noqa: BLE001 - whatever the module of a stranger raises
+        return Missing(f"its check failed: {error}", "update or uninstall it")
+
+
 def choose(name: str) -> Runtime:
     """The runtime of that name, if it is ready here.
 
@@ -65,7 +73,7 @@ def choose(name: str) -> Runtime:
     known = all_runtimes()
     if name not in known:
         raise RuntimeUnavailable(f"unknown runtime {name!r}; there are: auto, {', '.join(sorted(known))}")
-    state = known[name].check()
+    state = state_of(known[name])
     if isinstance(state, Missing):
         raise RuntimeUnavailable(f"runtime {name} is not ready here: {words(state)}")
     return known[name]

@@ -52,14 +52,6 @@ def elit(*words, cwd):
     return done.stdout
 
 
-def needs_command(name, option=""):
-    """Skip where this wheel is older than the command, or than its option."""
-    done = subprocess.run(["elit-edge", name, "--help"], capture_output=True, text=True, check=False)
-    if "No such command" in done.stderr or (done.returncode == 0 and option not in done.stdout):
-        pytest.skip(f"this wheel has no `elit-edge {f'{name} {option}'.strip()}` yet")
-    assert done.returncode == 0, done.stderr
-
-
 def test_this_is_the_installed_wheel():
     assert Path(elit_edge.__file__).is_relative_to(sys.prefix)
 
@@ -135,7 +127,6 @@ def test_the_same_convolutions_not_optimised_agree_with_x86(handover):
 
 
 def test_probe_says_that_this_is_arm(tmp_path):
-    needs_command("probe")
     found = elit("probe", "--json", cwd=tmp_path)
     assert isinstance(json.loads(found), dict)
     assert "aarch64" in found
@@ -144,14 +135,12 @@ def test_probe_says_that_this_is_arm(tmp_path):
 
 
 def test_generate_keeps_a_loose_deadline(handover, tmp_path):
-    needs_command("generate", "--deadline")
     settings = ["--label", "1", "--deadline", "600s", "--threads", "1"]
     elit("generate", handover / "tiny.elit", *settings, "-o", "in_time.npy", cwd=tmp_path)
     assert np.isfinite(np.load(tmp_path / "in_time.npy")).all()
 
 
 def test_an_impossible_deadline_is_refused(handover, tmp_path):
-    needs_command("generate", "--deadline")
     command = ["elit-edge", "generate", handover / "tiny.elit", "--label", "1", "--deadline", "1ms", "-o", "no.npy"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -160,6 +149,5 @@ def test_an_impossible_deadline_is_refused(handover, tmp_path):
 
 
 def test_bench_reports(handover, tmp_path):
-    needs_command("bench")
     report = json.loads(elit("bench", handover / "tiny.elit", "--json", cwd=tmp_path))
     assert "aarch64" in json.dumps(report)

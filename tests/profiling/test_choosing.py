@@ -22,6 +22,7 @@ from elit_edge.profiling import choosing as profiles
 from elit_edge.profiling.cache import Known
 from elit_edge.profiling.choosing import PassedOver, Profiles, profiles_of
 from elit_edge.profiling.worker import Measured
+from elit_edge.runtimes.contract import Ready
 from elit_edge.runtimes.registry import all_runtimes, choose
 
 
@@ -279,3 +280,21 @@ def test_the_worker_writes_to_its_answer_alone(tiny_bundle_path, tmp_path):
     worker = [sys.executable, "-m", "elit_edge.profiling.worker", str(tiny_bundle_path), "onnxruntime", "fp32", "1"]
     subprocess.run([*worker, str(answer)], check=True, stdout=subprocess.PIPE)
     assert msgspec.json.decode(Path(answer).read_bytes(), type=Measured).profile.threads == 1
+
+
+def test_a_strangers_runtime_that_breaks_its_promises_harms_no_other(tiny_bundle_path, cache, monkeypatch):
+    class Raising:
+        def check(self):
+            raise OSError("no driver")
+
+    class Old:
+        def check(self):
+            return Ready("1")
+
+    runtimes = {"raising": Raising(), "old": Old(), "onnxruntime": choose("onnxruntime")}
+    monkeypatch.setattr(profiles, "all_runtimes", lambda: runtimes)
+    with Bundle.open(tiny_bundle_path).prepare() as session:
+        assert session.runtime == "onnxruntime"
+        raising, old = session.passed_over
+    assert raising == "raising: its check failed: no driver; update or uninstall it"
+    assert re.match("old: it cannot say its precisions: .*update or uninstall it", old)

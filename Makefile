@@ -46,6 +46,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/export_and_run.py
+	$(BIN)/python benchmarks/runtimes.py
 	$(BIN)/python benchmarks/deadlines.py
 	$(BIN)/python benchmarks/memory.py
 

@@ -5,8 +5,9 @@
 ...     out = elit_edge.generate(session, labels=["heart"], steps=20, latents=4)
 """
 
-from elit_edge import errors
+from elit_edge import device, errors
 from elit_edge.bundle import Bundle
+from elit_edge.deadline import DeadlineReport
 from elit_edge.generation import Generation, Progress, generate
 from elit_edge.manifest import Manifest
 from elit_edge.model_config import ModelConfig
@@ -23,6 +24,9 @@ __all__ = [
     "generate",
     "Generation",
     "Progress",
+    "DeadlineReport",
+    # what this machine is
+    "device",
     # what can go wrong
     "errors",
     "__version__",

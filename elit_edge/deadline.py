@@ -11,7 +11,7 @@ import numpy as np
 
 from elit_edge.errors import DeadlineError, PlanError, RequestError
 from elit_edge.frontier import FloatVector
-from elit_edge.governor import Change, Governor, Pressure
+from elit_edge.governor import Change, Governor, SustainableShare
 from elit_edge.planning import Plan, Planner, Wish
 from elit_edge.profiling.measuring import MEASURING_S, measure, spot_check
 from elit_edge.runtimes.contract import Session
@@ -58,7 +58,7 @@ class TimedRun:
         deadline_s: float | None,
         plan: Plan | None,
         guidance: GuidanceKind | None,
-        pressure: Pressure | None,
+        pressure: SustainableShare | None,
     ) -> None:
         """`plan`: in place of one made here. Its bound is the deadline where there is no other.
 

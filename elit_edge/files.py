@@ -57,3 +57,10 @@ def refuse_existing(path: Path, *, replace: bool) -> None:
         raise RequestError(f"cannot write {path}: there is no folder {path.parent}; choose another place with -o")
     if taken and not replace:
         raise RequestError(f"{path} exists; choose another name, or --force to replace it")
+
+
+def cache_folder(kind: str) -> Path:
+    """Where the user's cache keeps what was measured; it need not exist yet."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("elit-edge", appauthor=False)) / kind

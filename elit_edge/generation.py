@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from elit_edge.deadline import DeadlineReport, TimedRun
 from elit_edge.errors import Cancelled, PictureError, RequestError
-from elit_edge.governor import Pressure
+from elit_edge.governor import SustainableShare
 from elit_edge.manifest import Manifest
 from elit_edge.noise import NoiseStream
 from elit_edge.planning import Plan
@@ -82,7 +82,7 @@ def generate(
     cancelled: Callable[[], bool] | None = None,
     deadline: float | None = None,
     plan: Plan | None = None,
-    pressure: Pressure | None = None,
+    pressure: SustainableShare | None = None,
 ) -> Generation:
     """Make one sample for each label. What is not given comes from the bundle's sampler defaults.
 

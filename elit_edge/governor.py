@@ -31,7 +31,7 @@ PRESSURE_EVERY_S = 1.0
 PAUSE_MS = 1.5
 """The system itself pauses a process for so long now and then."""
 
-Pressure = Callable[[], tuple[float, str]]
+SustainableShare = Callable[[], tuple[float, str]]
 """The share of the full budget's FLOPs that the device should carry now, 0..1, and why it is less than 1."""
 
 
@@ -61,7 +61,7 @@ class Governor:
         batch: int,
         ends_at: float,
         *,
-        pressure: Pressure | None = None,
+        pressure: SustainableShare | None = None,
         cap: float = 1.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:

@@ -343,9 +343,13 @@ class Planner:
     def _infeasible(self, wish: Wish, plans: list[Plan]) -> PlanError:
         """The bound that stands in the way, and the plan that comes closest to it while it keeps the others."""
         if wish.joules is not None and all(plan.joules is None for plan in plans):
-            return PlanError("an energy bound needs a sensor, and none is readable here (elit-edge probe)", None)
+            return PlanError(
+                "an energy bound needs a sensor, and none is readable here (elit-edge probe); leave the bound", None
+            )
         if wish.memory_bytes is not None and all(plan.memory_bytes is None for plan in plans):
-            return PlanError("a memory bound needs measured memory, and this platform does not tell it", None)
+            return PlanError(
+                "a memory bound needs measured memory, and this platform does not tell it; leave the bound", None
+            )
         small = [plan for plan in plans if _within(plan.memory_bytes, wish.memory_bytes)]
         if not small:
             nearest = min(plans, key=lambda plan: (plan.memory_bytes or math.inf, plan.needed_ms))

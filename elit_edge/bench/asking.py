@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,13 +13,10 @@ from typing import IO
 import msgspec
 
 from elit_edge.bench.worker import Task, Word
+from elit_edge.profiling.own_process import WorkerFailed, last_words
 
 SILENT_S = 600.0
 """A worker that says nothing for so long hangs."""
-
-
-class WorkerFailed(Exception):
-    """A worker crashed, failed or hung; the message says how."""
 
 
 def ask(task: Task) -> Generator[Word, None, None]:
@@ -43,7 +39,8 @@ def ask(task: Task) -> Generator[Word, None, None]:
         finally:
             process.kill()
         if process.returncode != 0:
-            raise WorkerFailed(f"it failed when measured: {_last_words(process.returncode, errors)}")
+            errors.seek(0)
+            raise WorkerFailed(f"it failed when measured: {last_words(process.returncode, errors.read())}")
 
 
 def _words(stream: IO[bytes]) -> Iterator[Word]:
@@ -58,18 +55,3 @@ def _words(stream: IO[bytes]) -> Iterator[Word]:
     while (line := lines.get(timeout=SILENT_S)) is not None:
         if line.endswith(b"\n"):  # else it died in the middle of a word
             yield msgspec.json.decode(line, type=Word)
-
-
-def _last_words(code: int, errors: IO[bytes]) -> str:
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    if code < 0:
-        return f"ended by signal {_signal_name(-code)}"
-    return lines[-1] if lines else f"exit code {code}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)

@@ -96,7 +96,9 @@ def compare(a: Report, b: Report, across: Collection[str] = ()) -> Comparison:
     both = [key for key in rows_a if key in rows_b]
     alone = [*_alone(rows_a, rows_b, "A"), *_alone(rows_b, rows_a, "B")]
     if not both:
-        raise RequestError(f"the reports have nothing in common: {'; '.join(alone) or 'both are empty'}")
+        raise RequestError(
+            f"the reports have nothing in common: {'; '.join(alone) or 'both are empty'}; bench one runtime on both"
+        )
     return Comparison(
         differences=differences,
         ratios=tuple(_ratio(key, rows_a[key], rows_b[key]) for key in both),

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from elit_edge.bench.report import Candidate, Context
+from elit_edge.bundle_files import BundleFiles
 from elit_edge.device import Device
+from elit_edge.device.speed import BUSY_LOAD, load_average
 from elit_edge.device.thermal import read_frequencies, read_thermal
 from elit_edge.device.tree import Tree
-from elit_edge.manifest import Manifest
 from elit_edge.version import __version__
 
-BUSY_LOAD = 1.0
 KINDS = ("device", "bundle", "threads", "versions")
 """Of the parts of a context; every part that is none of the first three is a version."""
 
@@ -27,21 +24,13 @@ def kind_of(part: str) -> str:
     return part if part in KINDS else "versions"
 
 
-def load_average() -> float | None:
-    """Of the last minute; None where the system does not tell."""
-    try:
-        return round(os.getloadavg()[0], 2)
-    except (AttributeError, OSError):
-        return None
-
-
 def identity_of(
-    device: Device, manifest: Manifest, threads: int | None, candidates: Iterable[Candidate]
+    device: Device, files: BundleFiles, threads: int | None, candidates: Iterable[Candidate]
 ) -> dict[str, str]:
     """What makes two reports comparable, by name. The quality table is no part of the bundle's speed."""
     return {each.runtime: each.version for each in candidates} | {
         "device": device.identity,
-        "bundle": hashlib.sha256(msgspec.json.encode(manifest.files, order="sorted")).hexdigest(),
+        "bundle": files.digest,
         "threads": "auto" if threads is None else str(threads),
         "elit-edge": __version__,
         "python": platform.python_version(),

@@ -6,8 +6,8 @@ import datetime as dt
 from collections.abc import Callable
 from contextlib import closing
 
-from elit_edge.bench.asking import WorkerFailed, ask
-from elit_edge.bench.context import context_of, identity_of, load_average
+from elit_edge.bench.asking import ask
+from elit_edge.bench.context import context_of, identity_of
 from elit_edge.bench.figures import sustained_of
 from elit_edge.bench.report import Bin, Candidate, Lost, Report, Sustained, context_digest
 from elit_edge.bench.rows import Rows
@@ -15,8 +15,10 @@ from elit_edge.bench.worker import Binned, Share, Task, Warm
 from elit_edge.bundle import Bundle
 from elit_edge.costs import Profile
 from elit_edge.device import probe
+from elit_edge.device.speed import load_average
 from elit_edge.errors import RequestError, RuntimeUnavailable
 from elit_edge.profiling.choosing import profiles_of
+from elit_edge.profiling.own_process import WorkerFailed
 
 WINDOW_S = 3.0
 
@@ -81,7 +83,7 @@ def bench(
     if not run.candidates:
         raise RuntimeUnavailable("no runtime could be measured: " + "; ".join(map(_words, run.lost)))
     manifest = bundle.manifest
-    identity = identity_of(device, manifest, threads, run.candidates)
+    identity = identity_of(device, bundle.files, threads, run.candidates)
     return Report(
         made_at=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         bundle=manifest.name,

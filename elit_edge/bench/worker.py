@@ -25,9 +25,7 @@ from elit_edge.device.energy import EnergyMeter, energy_meter
 from elit_edge.device.pressure import pressure
 from elit_edge.device.thermal import read_frequencies, read_thermal
 from elit_edge.device.tree import Tree
-from elit_edge.manifest import MANIFEST_FILE, decode
-from elit_edge.noise import NoiseStream
-from elit_edge.profiling.measuring import peak_bytes
+from elit_edge.profiling.measuring import Work, peak_bytes
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
 
@@ -90,18 +88,12 @@ class Passing:
     """A session at work on noise: passes of one sample, timed and metered."""
 
     def __init__(self, session: Session, meter: EnergyMeter | None) -> None:
-        self._session, self._meter = session, meter
-        model = session.manifest.model
-        noise = NoiseStream(SEED, 1).draw((model.in_channels, model.image_size, model.image_size))
-        self._x = noise.astype(np.float32)
-        self._modulations = session.condition(np.array([0.5], np.float32), np.array([0], np.int64))
+        self._work, self._meter = Work(session), meter
 
     def once(self, latents: int) -> tuple[float, float]:
         """Milliseconds, and joules where there is a meter."""
         before = self._meter.joules() if self._meter else 0.0
-        begun = time.perf_counter()
-        self._session.velocity_from(self._x, self._modulations, latents)
-        ms = (time.perf_counter() - begun) * 1e3
+        ms = self._work.pass_ms(latents, 1)
         return max(ms, 1e-6), self._meter.joules() - before if self._meter else 0.0
 
     def mean_joules(self, joules: list[float]) -> float | None:
@@ -173,21 +165,22 @@ def sustained(passing: Passing, latents: int, seconds: float) -> Iterator[Bin]:
 
 def work(task: Task, tell: Callable[[Word], None]) -> None:
     """Do a task in this process."""
-    manifest = decode(Path(task.folder, MANIFEST_FILE).read_bytes(), task.folder)
+    files = BundleFiles.checked_before(Path(task.folder))
+    budgets = files.manifest.budgets
     chosen = choose(task.runtime)
     begun = time.perf_counter()
-    with chosen.prepare(BundleFiles(Path(task.folder), manifest), task.precision, task.threads) as session:
+    with chosen.prepare(files, task.precision, task.threads) as session:
         opened = time.perf_counter()
         meter = energy_meter()
         ready = time.perf_counter()
         passing = Passing(session, meter)
-        passing.once(manifest.budgets[-1])
+        passing.once(budgets[-1])
         first_ms = (time.perf_counter() - ready) * 1e3
         if task.sustained:
-            for each in sustained(passing, manifest.budgets[-1], task.seconds):
+            for each in sustained(passing, budgets[-1], task.seconds):
                 tell(Binned(bin=each))
             return
-        passes = warm(passing, manifest.budgets, task.seconds, tell)
+        passes = warm(passing, budgets, task.seconds, tell)
         tell(Warm(open_ms=(opened - begun) * 1e3, first_ms=first_ms, passes=passes, peak_bytes=peak_bytes()))
 
 

@@ -37,7 +37,10 @@ class Clock:
 
 
 def _process_age_s() -> float:
-    """Since the process began; 0 where the platform does not tell on a clock that cannot jump."""
+    """Since the process began; 0 where the platform does not tell on a clock that cannot jump.
+
+    psutil's create_time counts from a boot time in whole seconds, on the clock that people set.
+    """
     try:
         words = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(words[19]) / os.sysconf("SC_CLK_TCK"))
@@ -61,9 +64,7 @@ class Chooser:
         self._batch = len(labels)
         self._classes = len(set(labels)) + 1  # and the null class
         if bundle.manifest.quality is None:
-            say(
-                "planned with the paper's figures: their distances mean nothing here; elit-edge evaluate measures others"
-            )
+            say("planned with the paper's figures, whose distances mean nothing here; see elit-edge evaluate")
         measurements: list[str] = []
 
         def report(words: str) -> None:

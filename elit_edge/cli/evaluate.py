@@ -11,25 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from elit_edge.bundle import Bundle
+from elit_edge.cli.quantities import Numbers
 from elit_edge.cli.reporting import say, stages
 from elit_edge.evaluation.attachment import attach
 from elit_edge.evaluation.evaluating import PICTURES, evaluate
 from elit_edge.evaluation.plans import STEPS
 from elit_edge.quality import Cell, QualityTable
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """Whole numbers separated by commas."""
-
-    name = "N[,N...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of whole numbers separated by commas", param, ctx)
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 
 from elit_edge.bundle import Bundle
 from elit_edge.cli.choosing import Chooser, Clock, explain_plans, say_deadline
-from elit_edge.cli.quantities import Duration, Size
+from elit_edge.cli.quantities import Duration, Numbers, Size
 from elit_edge.cli.reporting import say, stages
 from elit_edge.device.pressure import sustainable_share
 from elit_edge.errors import RequestError
@@ -23,26 +23,13 @@ WRITING_S, WRITING_S_PER_PIXEL = 0.02, 4e-7
 """Held back from a deadline for the file: a grid of the sample took 2 to 6 ms, PNG some 0.2 microseconds a pixel."""
 
 
-class Latents(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """One budget, or one for each step, separated by commas."""
-
-    name = "J[,J...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, ...]:
-        try:
-            budgets = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no number, nor a list of numbers separated by commas", param, ctx)
-        return budgets[0] if len(budgets) == 1 else budgets
-
-
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--label", "labels", multiple=True, required=True, help="A class by name or number; may be repeated.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .png grid, or .npy samples.")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Pictures of each label.")
 @click.option("--steps", type=int, help="Solver steps.")
-@click.option("--latents", type=Latents(), help="Latents kept a group, 1..P: one budget, or one for each step.")
+@click.option("--latents", type=Numbers(), help="Latents kept a group, 1..P: one budget, or one for each step.")
 @click.option("--solver", type=click.Choice(get_args(Solver)), help="How to integrate.")
 @click.option("--guidance", type=click.Choice(get_args(GuidanceKind)), help="Which weak pass to guide away from.")
 @click.option("--scale", type=float, help="Guidance scale; 1 is none.")
@@ -81,6 +68,8 @@ def command(
     refuse_existing(output, replace=force)
     opened = Bundle.open(bundle)
     _check_suffix(output, opened.manifest.sample_space)
+    if settings["latents"] is not None and len(settings["latents"]) == 1:
+        (settings["latents"],) = settings["latents"]
     wanted = [opened.manifest.label(label) for label in labels for _ in range(count)]
     check_memory(
         run_memory_bytes(opened.manifest, len(wanted)) - resident_bytes(),

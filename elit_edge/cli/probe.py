@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from elit_edge.device.facts import Cpu, Device, Memory, Speed
 
 GIB = 2**30
-BUSY_LOAD = 1.0
 
 
 @click.command()
@@ -92,6 +91,8 @@ def _sensors(device: Device) -> Iterator[tuple[str, str]]:
 
 
 def _measured(speed: Speed | None) -> Iterator[tuple[str, str]]:
+    from elit_edge.device.speed import BUSY_LOAD
+
     for rate in speed.matmul if speed else ():
         figure = "" if rate.gops is None else f"{rate.gops:g} Gop/s, {rate.side} x {rate.side} ({rate.library})"
         yield f"product {rate.precision}", figure or f"not measured: {rate.reason}"

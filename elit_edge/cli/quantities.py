@@ -1,4 +1,4 @@
-"""Quantities with units as a person writes them: 2s, 800ms, 500MB."""
+"""What a person writes for numbers: with units (2s, 800ms, 500MB), or several with commas (1,4,16)."""
 
 from __future__ import annotations
 
@@ -43,3 +43,17 @@ class Size(_Quantity):
 
     name = "BYTES"
     units = BYTES
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
+    """Whole numbers separated by commas."""
+
+    name = "N[,N...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no number, nor a list of numbers separated by commas", param, ctx)

@@ -15,6 +15,8 @@ import numpy as np
 from elit_edge.device.facts import Bandwidth, Cpu, Memory, Rate, Speed
 from elit_edge.device.integer_product import integer_product, onnxruntime_version
 
+BUSY_LOAD = 1.0
+"""From this load average on, other programs keep a CPU busy, and times are too long."""
 SIDES = (512, 1024, 2048)
 LONG_ENOUGH_S = 0.015
 """A product is made larger until it takes this long, so that starting the threads does not count."""
@@ -27,7 +29,7 @@ LARGEST_ARRAY_BYTES = 512 << 20
 def measure_speed(cpu: Cpu, memory: Memory) -> Speed:
     """Measure with as many threads as CPUs may be used; numpy's library takes the number of its own default."""
     started = time.perf_counter()
-    load = _load_average()
+    load = load_average()
     threads = max(1, math.floor(cpu.usable_cpus or 1))
     nothing = "numpy has no kernel for it: a figure would be that of a conversion to fp32"
     matmul = (
@@ -41,7 +43,8 @@ def measure_speed(cpu: Cpu, memory: Memory) -> Speed:
     return Speed(matmul=matmul, memory=bandwidth, load_average=load, took_s=took_s)
 
 
-def _load_average() -> float | None:
+def load_average() -> float | None:
+    """Of the last minute; None where the system does not tell."""
     try:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):  # Windows, and phones that keep it to themselves

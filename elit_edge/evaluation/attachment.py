@@ -47,7 +47,9 @@ def attach(bundle: Bundle, table: QualityTable) -> Manifest:
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
-        raise BundleError(f"cannot replace the manifest of {folder}: {error.strerror or error}") from error
+        raise BundleError(
+            f"cannot replace the manifest of {folder}: {error.strerror or error}; check its permissions"
+        ) from error
     return manifest
 
 

@@ -11,8 +11,6 @@ from elit_edge.errors import RequestError
 
 BATCH = 64
 FLOAT = "tensor(float)"
-QUIET = 3
-"""Severity from which ONNX Runtime writes to stderr: errors alone."""
 
 
 class FeatureNetwork:
@@ -29,20 +27,17 @@ class FeatureNetwork:
         Raises:
             RequestError: it is missing, damaged, of another interface, or makes no features of a sample.
         """
-        import onnxruntime as ort
+        from elit_edge.runtimes.onnxruntime_.session import inference_session
 
         if not path.is_file():
-            raise RequestError(f"--features {path}: there is no such file")
-        options = ort.SessionOptions()
-        options.log_severity_level = QUIET
-        if threads is not None:
-            options.intra_op_num_threads = threads
+            raise RequestError(f"--features {path}: there is no such file; give an ONNX file")
         self.path = path
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors share no narrower class
-            reason = str(error).strip().splitlines()[0]
-            raise RequestError(f"--features {path}: ONNX Runtime refuses it: {reason}") from error
+            self._session = inference_session(path, threads)
+        except RuntimeError as error:
+            raise RequestError(
+                f"--features {path}: ONNX Runtime refuses it: {error}; give a file as docs/quality.md describes it"
+            ) from error
         self._check_interface(shape)
         self.size = self(np.zeros((2, *shape), np.float32)).shape[1]
 
@@ -56,7 +51,7 @@ class FeatureNetwork:
         parts = [samples[first : first + BATCH].astype(np.float32) for first in range(0, len(samples), BATCH)]
         try:
             made = [self._session.run(None, {name: part})[0] for part in parts]
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime's errors share no narrower class
             reason = str(error).strip().splitlines()[0]
             raise RequestError(f"--features {self.path} fails on samples {list(samples.shape)}: {reason}") from error
         for part, features in zip(parts, made, strict=True):

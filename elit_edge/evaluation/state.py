@@ -12,11 +12,10 @@ import filelock
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
 from elit_edge.bundle_files import sha256_of
 from elit_edge.errors import RequestError
-from elit_edge.files import appearing_file
+from elit_edge.files import appearing_file, cache_folder
 from elit_edge.manifest import Digest, FileEntry
 from elit_edge.model_config import Count, ModelConfig, Positive
 from elit_edge.quality import Band, Cell
@@ -119,7 +118,7 @@ def locked_state(recipe: Recipe) -> Iterator[State]:
         RequestError: another process measures the same.
     """
     digest = recipe.digest
-    folder = Path(platformdirs.user_cache_dir("elit-edge", appauthor=False)) / "evaluations" / digest[:24]
+    folder = cache_folder("evaluations") / digest[:24]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(folder / "lock", timeout=0):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import platformdirs
 from filelock import FileLock, Timeout
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.device import identity
 from elit_edge.errors import RequestError
-from elit_edge.files import appearing_file
+from elit_edge.files import appearing_file, cache_folder
 from elit_edge.profiling.worker import Measured
 from elit_edge.version import __version__
 
@@ -37,9 +35,7 @@ class Known(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 def cache_path(files: BundleFiles) -> Path:
     """Its name says device and bundle: what changes either is measured anew."""
-    digest = hashlib.sha256(msgspec.json.encode(files.manifest.files, order="sorted")).hexdigest()[:16]
-    folder = Path(platformdirs.user_cache_dir("elit-edge", appauthor=False)) / "profiles"
-    return folder / f"{identity()}-{digest}.json"
+    return cache_folder("profiles") / f"{identity()}-{files.digest[:16]}.json"
 
 
 @contextmanager

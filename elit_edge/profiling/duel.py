@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 
 from elit_edge.bundle_files import BundleFiles
-from elit_edge.manifest import MANIFEST_FILE, decode
 from elit_edge.profiling.measuring import PAUSE_S, Work
 from elit_edge.runtimes.registry import choose
 
@@ -50,7 +49,7 @@ def ladder_ratio(files: BundleFiles, first: tuple[str, str], second: tuple[str, 
 
 def main(folder: str, first: str, second: str, threads: str, answer: str) -> None:
     """`first` and `second`: runtime and precision, joined by a colon. The parent has checked the bundle's digests."""
-    files = BundleFiles(Path(folder), decode(Path(folder, MANIFEST_FILE).read_bytes(), folder))
+    files = BundleFiles.checked_before(Path(folder))
     pairs = [tuple(each.rsplit(":", 1)) for each in (first, second)]
     ratio = ladder_ratio(files, pairs[0], pairs[1], int(threads) or None)  # type: ignore[arg-type]
     Path(answer).write_bytes(msgspec.json.encode(ratio))

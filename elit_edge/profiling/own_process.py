@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,14 @@ def answer_of(module: str, *arguments: str) -> bytes:
         except subprocess.TimeoutExpired as error:
             raise WorkerFailed(f"no answer within {WORKER_S:.0f} s") from error
         if ran.returncode != 0 or not answer.exists():
-            said = ran.stderr.decode(errors="replace").strip().splitlines()
-            raise WorkerFailed(said[-1] if said else f"exit code {ran.returncode}")
+            raise WorkerFailed(last_words(ran.returncode, ran.stderr))
         return answer.read_bytes()
+
+
+def last_words(code: int, stderr: bytes) -> str:
+    """Why a process ended badly: the signal, or the last of what it said."""
+    if code < 0:
+        known = -code in set(signal.Signals)
+        return f"ended by signal {signal.Signals(-code).name if known else -code}"
+    said = stderr.decode(errors="replace").strip().splitlines()
+    return said[-1] if said else f"exit code {code}"

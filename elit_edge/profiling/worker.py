@@ -15,7 +15,6 @@ import numpy as np
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.costs import Profile
 from elit_edge.device.energy import energy_meter
-from elit_edge.manifest import MANIFEST_FILE, Manifest, decode
 from elit_edge.noise import NoiseStream
 from elit_edge.profiling.measuring import measure
 from elit_edge.runtimes.contract import Ready, Session
@@ -69,8 +68,7 @@ def measured(files: BundleFiles, runtime: str, precision: str, threads: int | No
 
 def main(folder: str, runtime: str, precision: str, threads: str, answer: str) -> None:
     """Write what was measured to the file `answer`. The parent has checked the bundle's digests."""
-    manifest: Manifest = decode(Path(folder, MANIFEST_FILE).read_bytes(), folder)
-    found = measured(BundleFiles(Path(folder), manifest), runtime, precision, int(threads) or None)
+    found = measured(BundleFiles.checked_before(Path(folder)), runtime, precision, int(threads) or None)
     Path(answer).write_bytes(msgspec.json.encode(found))
 
 

@@ -12,6 +12,7 @@ from elit_edge.bench import context
 from elit_edge.bench.context import context_of, identity_of, kind_of
 from elit_edge.bench.report import Candidate, context_digest
 from elit_edge.bundle import Bundle
+from elit_edge.bundle_files import BundleFiles
 from elit_edge.quality import published_table
 
 
@@ -20,7 +21,7 @@ def parts(device, tiny_bundle_path, made_report):
     (candidate,) = made_report().candidates
     return {
         "device": device,
-        "manifest": Bundle.open(tiny_bundle_path).manifest,
+        "files": Bundle.open(tiny_bundle_path).files,
         "threads": None,
         "candidates": [candidate],
     }
@@ -30,18 +31,18 @@ def digest(parts):
     return context_digest(identity_of(**parts))
 
 
-def other_file(manifest):
-    files = dict(manifest.files)
+def other_file(bundle):
+    files = dict(bundle.manifest.files)
     name = next(iter(files))
     files[name] = msgspec.structs.replace(files[name], sha256="0" * 64)
-    return msgspec.structs.replace(manifest, files=files)
+    return BundleFiles(bundle.folder, msgspec.structs.replace(bundle.manifest, files=files))
 
 
 @pytest.mark.parametrize(
     ("part", "change", "kind"),
     [
         ("device", lambda found: msgspec.structs.replace(found, identity="another"), "device"),
-        ("manifest", other_file, "bundle"),
+        ("files", other_file, "bundle"),
         ("threads", lambda _: 2, "threads"),
         ("candidates", lambda found: [msgspec.structs.replace(found[0], version="9.9")], "versions"),
         ("candidates", lambda found: [*found, msgspec.structs.replace(found[0], runtime="openvino")], "versions"),
@@ -75,10 +76,11 @@ def test_nothing_else_changes_it(parts):
     before = digest(parts)
     device = msgspec.structs.replace(parts["device"], name="renamed", thermal=(), kernel="other", notes=("a note",))
     manifest = msgspec.structs.replace(
-        parts["manifest"], name="renamed", quality=published_table(4, "ccfg", 1, 2.5), verification=None
+        parts["files"].manifest, name="renamed", quality=published_table(4, "ccfg", 1, 2.5), verification=None
     )
+    files = BundleFiles(parts["files"].folder, manifest)
     slower: Candidate = msgspec.structs.replace(parts["candidates"][0], open_ms=9e3, peak_bytes=None)
-    assert digest({**parts, "device": device, "manifest": manifest, "candidates": [slower]}) == before
+    assert digest({**parts, "device": device, "files": files, "candidates": [slower]}) == before
 
 
 @pytest.mark.parametrize(("load", "busy"), [(0.99, False), (1.0, True), (None, None)])

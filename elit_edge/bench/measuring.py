@@ -9,7 +9,7 @@ from contextlib import closing
 from elit_edge.bench.asking import ask
 from elit_edge.bench.context import context_of, identity_of
 from elit_edge.bench.figures import sustained_of
-from elit_edge.bench.report import Bin, Candidate, Lost, Report, Sustained, context_digest
+from elit_edge.bench.report import Bin, Candidate, Report, Sustained, context_digest
 from elit_edge.bench.rows import Rows
 from elit_edge.bench.worker import Binned, Share, Task, Warm
 from elit_edge.bundle import Bundle
@@ -17,7 +17,7 @@ from elit_edge.costs import Profile
 from elit_edge.device import probe
 from elit_edge.device.speed import load_average
 from elit_edge.errors import RequestError, RuntimeUnavailable
-from elit_edge.profiling.choosing import profiles_of
+from elit_edge.profiling.choosing import PassedOver, profiles_of
 from elit_edge.profiling.own_process import WorkerFailed
 
 WINDOW_S = 3.0
@@ -65,9 +65,7 @@ def bench(
     device = probe()
     progress("profiles", 0)
     profiles = profiles_of(bundle.files, runtime=runtime, precision=precision, threads=threads, report=say)
-    run.lost += [
-        Lost(runtime=each.runtime, precision=each.precision, reason=each.reason) for each in profiles.passed_over
-    ]
+    run.lost += profiles.passed_over
     rows = Rows(bundle.manifest, device, threads)
     cut_short = False
     try:
@@ -81,7 +79,7 @@ def bench(
         cut_short = True
         say("interrupted: this is what was measured until then")
     if not run.candidates:
-        raise RuntimeUnavailable("no runtime could be measured: " + "; ".join(map(_words, run.lost)))
+        raise RuntimeUnavailable("no runtime could be measured: " + "; ".join(lost.words() for lost in run.lost))
     manifest = bundle.manifest
     identity = identity_of(device, bundle.files, threads, run.candidates)
     return Report(
@@ -101,17 +99,13 @@ def bench(
     )
 
 
-def _words(lost: Lost) -> str:
-    return f"{lost.runtime}{f' {lost.precision}' if lost.precision else ''}: {lost.reason}"
-
-
 class _Run:
     """What has been measured so far."""
 
     def __init__(self, bundle: Bundle, threads: int | None, progress: Progress, say: Callable[[str], None]) -> None:
         self._bundle, self._threads, self._progress, self._say = bundle, threads, progress, say
         self.candidates: list[Candidate] = []
-        self.lost: list[Lost] = []
+        self.lost: list[PassedOver] = []
         self.curve: Sustained | None = None
         self.notes: list[str] = []
 
@@ -128,7 +122,7 @@ class _Run:
                         self.candidates.append(rows.candidate(profile, word))
         except WorkerFailed as failure:
             self._say(f"{title}: {failure}")
-            self.lost.append(Lost(runtime=profile.runtime, precision=profile.precision, reason=str(failure)))
+            self.lost.append(PassedOver(runtime=profile.runtime, precision=profile.precision, reason=str(failure)))
 
     def sustained(self, seconds: float) -> None:
         """Of the candidate that is fastest at the full budget. What comes before an end in the middle is kept."""

@@ -15,6 +15,7 @@ from elit_edge.device import Device
 from elit_edge.device.facts import Frequency, ThermalZone
 from elit_edge.errors import RequestError
 from elit_edge.model_config import Positive
+from elit_edge.profiling.choosing import PassedOver
 from elit_edge.sampling import GuidanceKind
 
 SCHEMA_VERSION = 1
@@ -102,14 +103,6 @@ class Candidate(_Struct, frozen=True, kw_only=True):
         return f"{self.runtime} {self.precision}"
 
 
-class Lost(_Struct, frozen=True, kw_only=True):
-    """A runtime that was not measured, or whose measuring failed: why, and what to do where that is known."""
-
-    runtime: str
-    precision: str | None
-    reason: str
-
-
 class Bin(_Struct, frozen=True, kw_only=True):
     """Passes back to back within some seconds of a sustained run, and the device's state at their end."""
 
@@ -176,7 +169,8 @@ class Report(_Struct, frozen=True, kw_only=True):
     context_sha256: Digest
     """Over `context.identity`."""
     candidates: tuple[Candidate, ...]
-    lost: tuple[Lost, ...]
+    lost: tuple[PassedOver, ...]
+    """What was not measured, or whose measuring failed."""
     sustained: Sustained | None
     """Null when it was not asked for."""
     cut_short: bool

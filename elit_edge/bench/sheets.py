@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from elit_edge.bench.report import Candidate, Lost, Report, Sustained
+from elit_edge.bench.report import Candidate, Report, Sustained
+from elit_edge.profiling.choosing import PassedOver
 
 NONE = "–"
 """Not measured, or not known."""
@@ -151,7 +152,7 @@ def bins(run: Sustained) -> Sheet:
     )
 
 
-def lost(missed: tuple[Lost, ...]) -> Sheet:
+def lost(missed: tuple[PassedOver, ...]) -> Sheet:
     rows = tuple((f"{each.runtime} {each.precision or ''}".strip(), each.reason) for each in missed)
     return Sheet("Runtimes without figures", ("runtime", "why, and what to do"), rows, numbers=False)
 

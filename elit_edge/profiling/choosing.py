@@ -26,9 +26,8 @@ Candidate = tuple[str, str, str]
 """Runtime, precision, version."""
 
 
-@dataclass(frozen=True)
-class PassedOver:
-    """A runtime that was not chosen, or could not be."""
+class PassedOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A runtime that was not chosen or measured, or could not be: why, and what to do where that is known."""
 
     runtime: str
     precision: str | None

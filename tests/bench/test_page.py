@@ -13,8 +13,8 @@ import pytest
 
 from elit_edge.bench import plots
 from elit_edge.bench.page import page
-from elit_edge.bench.report import Lost
 from elit_edge.errors import RuntimeUnavailable
+from elit_edge.profiling.choosing import PassedOver
 
 HOSTILE = "<script>alert('x')</script> [red]$\\frac{</style>\"& _name"
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -69,7 +69,7 @@ def hostile(made_report):
     return msgspec.structs.replace(
         report,
         candidates=(named, candidate),
-        lost=(Lost(runtime=HOSTILE, precision=None, reason=HOSTILE),),
+        lost=(PassedOver(runtime=HOSTILE, precision=None, reason=HOSTILE),),
         context=msgspec.structs.replace(report.context, device=device),
     )
 

@@ -92,10 +92,11 @@ class BundleFiles:
             raise BundleError(f"{self.folder}: {', '.join(faults)}; {DAMAGED}")
 
     def _check_graphs(self) -> None:
-        for graph in self.manifest.graphs:
-            for name in (graph.path, graph.weights):
-                if name not in self.manifest.files:
-                    raise BundleError(f"{self.folder}: graph file {name!r} has no digest in the manifest; {DAMAGED}")
+        needed = [name for graph in self.manifest.graphs for name in (graph.path, graph.weights)]
+        needed += [calibration.record for calibration in self.manifest.calibrations]
+        for name in needed:
+            if name not in self.manifest.files:
+                raise BundleError(f"{self.folder}: file {name!r} has no digest in the manifest; {DAMAGED}")
 
 
 def sha256_of(path: Path) -> str:

@@ -59,3 +59,7 @@ class DeadlineError(PlanError):
 
 class FitError(ElitEdgeError):
     """Work whose memory or disk this machine does not have; refused before it begins."""
+
+
+class CalibrationError(ElitEdgeError):
+    """A calibration that cannot be done, or whose input is no calibration set."""

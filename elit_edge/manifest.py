@@ -13,16 +13,17 @@ import msgspec
 
 from elit_edge.budget import check_latents
 from elit_edge.errors import BundleError, ConfigError, RequestError
-from elit_edge.model_config import Count, ModelConfig, Positive
+from elit_edge.model_config import Count, Digest, ModelConfig, Positive
 from elit_edge.quality import QualityTable
 from elit_edge.sampling import GuidanceKind, Solver
+from elit_edge.verdict import Calibration
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Role = Literal["condition", "velocity", "model"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "w8", "w4"]
+"""docs/calibration.md says what each of them computes in."""
 
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +129,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     provenance: Provenance
     quality: QualityTable | None = None
     """What each plan loses; None until `elit-edge evaluate` has measured it."""
+    calibrations: tuple[Calibration, ...] = ()
+    """How each precision but float32 was made, and what was proven of it."""
 
     @property
     def latents_per_group(self) -> int:
@@ -141,6 +144,10 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     @property
     def precisions(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(graph.precision for graph in self.graphs))
+
+    def calibration(self, precision: str) -> Calibration | None:
+        """How a precision was made; None for one that came from the export."""
+        return next((each for each in self.calibrations if each.precision == precision), None)
 
     def graph(self, role: Role, precision: str, latents: int | None = None) -> Graph:
         """The graph of a role; with `latents`, the one specialised to that budget.

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from elit_edge.model_config import Count, Positive
+from elit_edge.model_config import Count, Digest, Positive
 from elit_edge.sampling import STOCHASTIC_END, GuidanceKind, Solver
 
 Distance = Annotated[float, msgspec.Meta(ge=0)]
@@ -57,7 +57,7 @@ class QualityTable(_Struct, frozen=True, kw_only=True):
     scale: Annotated[float, msgspec.Meta(ge=0)]
     pictures: Count
     seed: Count
-    features_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None
+    features_sha256: Digest | None
     origin: Literal["measured", "published"] = "measured"
     cells: Annotated[tuple[Cell, ...], msgspec.Meta(min_length=1)]
     bands: tuple[Band, ...] = ()

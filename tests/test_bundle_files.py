@@ -197,7 +197,7 @@ def test_a_listed_path_that_is_no_file_is_refused(folder, name):
 def test_a_graph_whose_file_has_no_digest_is_refused(folder, field, name):
     (folder.parent / "secret").write_bytes(b"secret")
     edit_manifest(folder, lambda whole: whole["graphs"][0].update({field: name}))
-    refused(folder, f"graph file {re.escape(repr(name))} has no digest")
+    refused(folder, f"file {re.escape(repr(name))} has no digest")
 
 
 def test_a_manifest_that_lists_itself_is_refused(folder):

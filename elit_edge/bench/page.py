@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import resources
-
 from elit_edge.bench import plots, sheets
 from elit_edge.bench.report import Report
+from elit_edge.pages import drawing
+from elit_edge.pages.filling import Figure, figure, fill
 
-TEMPLATE = "page.html.j2"
-
-
-@dataclass(frozen=True)
-class _Figure:
-    svg: object
-    """Markup of our own, which the template does not escape."""
-    alt: str
-    caption: str
-    legend: tuple[tuple[int, str], ...]
+TEMPLATE = "bench/page.html.j2"
 
 
 def page(report: Report) -> str:
@@ -27,12 +17,9 @@ def page(report: Report) -> str:
         RuntimeUnavailable: a package of the report extra is missing.
     """
     plots.require_plots()
-    from jinja2 import Environment, StrictUndefined
-
-    text = (resources.files("elit_edge.bench") / TEMPLATE).read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text)
     run = report.sustained
-    return template.render(
+    return fill(
+        TEMPLATE,
         title=f"{report.bundle}: what it costs here",
         headline=sheets.headline(report),
         warnings=sheets.warnings(report),
@@ -69,15 +56,13 @@ def _place(report: Report) -> int:
     return titles.index(title) if title in titles else 0
 
 
-def _figure(svg: str | None, report: Report, name: str, caption: str, only: int | None = None) -> _Figure | None:
-    from markupsafe import Markup
-
+def _figure(svg: str | None, report: Report, name: str, caption: str, only: int | None = None) -> Figure | None:
     if svg is None:
         return None
     legend = tuple(
-        (index % len(plots.SERIES) + 1, each.title)
+        (drawing.legend_number(index), each.title)
         for index, each in enumerate(report.candidates)
         if only is None or index == only
     )
     alt = f"{name}: {', '.join(title for _, title in legend)}. The figures stand in the tables of this page."
-    return _Figure(Markup(svg), alt, caption, legend)  # noqa: S704 - drawn from numbers alone
+    return figure(svg, alt, caption, legend)

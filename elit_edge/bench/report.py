@@ -14,7 +14,7 @@ import msgspec
 from elit_edge.device import Device
 from elit_edge.device.facts import Frequency, ThermalZone
 from elit_edge.errors import RequestError
-from elit_edge.model_config import Positive
+from elit_edge.model_config import Digest, Positive
 from elit_edge.profiling.choosing import PassedOver
 from elit_edge.sampling import GuidanceKind
 
@@ -23,7 +23,6 @@ LIMIT_BYTES = 64 << 20
 
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 Above = Annotated[float, msgspec.Meta(gt=0)]
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class ReportError(RequestError):

@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from elit_edge.bench.report import Candidate, Report, Sustained
+from elit_edge.pages.tables import NONE, Sheet, figure
 from elit_edge.profiling.choosing import PassedOver
 
-NONE = "–"
-"""Not measured, or not known."""
 SHOWN_BINS = 12
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table; the first column names the row."""
-
-    title: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers: bool = True
-    """Or words, which may run over several lines."""
-
-    def without(self, *heads: str) -> Sheet:
-        """The same with fewer columns."""
-        kept = [index for index, head in enumerate(self.heads) if head not in heads]
-        rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
-        return replace(self, heads=tuple(self.heads[index] for index in kept), rows=rows)
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    """A measured number in significant digits, without an exponent for what tables hold."""
-    if value is None:
-        return NONE
-    text = f"{value:.{digits}g}"
-    return f"{value:.0f}" if "e" in text and abs(value) >= 1 else text
 
 
 def percent(share: float | None, *, signed: bool = False) -> str:

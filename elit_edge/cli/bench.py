@@ -18,7 +18,7 @@ from elit_edge.files import appearing_file, refuse_existing
 if TYPE_CHECKING:
     from elit_edge.bench.comparing import Comparison
     from elit_edge.bench.report import Report
-    from elit_edge.bench.sheets import Sheet
+    from elit_edge.pages.tables import Sheet
 
 ACROSS = ("device", "bundle", "threads", "versions")
 WIDE = ("min", "of product")

@@ -12,7 +12,8 @@ import msgspec
 from elit_edge.bundle import Bundle
 from elit_edge.errors import BundleError
 from elit_edge.files import current_umask
-from elit_edge.manifest import MANIFEST_FILE, Digest, Manifest, encode
+from elit_edge.manifest import MANIFEST_FILE, Manifest, encode
+from elit_edge.model_config import Digest
 from elit_edge.quality import QualityTable
 
 SHIPPED = "sample-quality.json"

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from elit_edge.bundle_files import sha256_of
 from elit_edge.errors import RequestError
 from elit_edge.files import appearing_file, cache_folder
-from elit_edge.manifest import Digest, FileEntry
-from elit_edge.model_config import Count, ModelConfig, Positive
+from elit_edge.manifest import FileEntry
+from elit_edge.model_config import Count, Digest, ModelConfig, Positive
 from elit_edge.quality import Band, Cell
 from elit_edge.sampling import GuidanceKind, Solver
 

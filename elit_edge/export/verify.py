@@ -20,15 +20,13 @@ from elit_edge.errors import ParityError
 from elit_edge.manifest import Graph, Verification, WorstCase
 from elit_edge.model.transformer import DiffusionTransformer
 from elit_edge.noise import NoiseStream
-from elit_edge.parity import GATE_DB, psnr_db, relative_l2
+from elit_edge.parity import EXACT_DB, GATE_DB, psnr_db, relative_l2
 from elit_edge.runtimes.contract import FloatArray, IntArray
 from elit_edge.runtimes.onnxruntime_.session import open_graph
 from elit_edge.runtimes.reference.session import ModelSession
 from elit_edge.sampling import times
 
 TRAJECTORY_STEPS = 4
-EXACT_DB = 999.0
-"""What a manifest says where not a bit differs: JSON has no infinity."""
 
 Feeds = dict[str, npt.NDArray[Any]]
 SEED = 20260312

@@ -1,17 +1,21 @@
-"""The one copy of the weights: a safetensors file that every graph of a bundle points into.
+"""The one copy of the weights: a safetensors file that every graph of a precision points into.
 
 Graphs address it by offset, as ONNX external data; anything that reads safetensors reads it by name. Its header is
-padded so that the data starts on a page; the largest matrices come first, which keeps them aligned.
+padded so that the data starts on a page; wide numbers and large matrices come first, which keeps all aligned.
 Source of the format: https://github.com/huggingface/safetensors
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -20,6 +24,28 @@ from elit_edge.model.bundle_weights import TRANSPOSED
 
 PAGE_BYTES = 4096
 LENGTH_BYTES = 8
+DTYPES = {
+    ir.DataType.FLOAT: ("F32", 32),
+    ir.DataType.FLOAT16: ("F16", 16),
+    ir.DataType.BFLOAT16: ("BF16", 16),
+    ir.DataType.INT8: ("I8", 8),
+    ir.DataType.INT4: ("U8", 4),
+}
+"""The name that safetensors gives to a type, and its bits. It has no type of 4 bits: two of them are a U8."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor to be written; its numbers are made when their turn comes."""
+
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    data: Callable[[], npt.NDArray[Any]]
+    """Of the type's own width; INT4 as bytes, two numbers each, the first in the low half."""
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype][1] // 8
 
 
 def stored_tensor(name: str, weights: Mapping[str, Tensor]) -> Tensor:
@@ -43,34 +69,49 @@ def write_weights(
     Returns:
         For each name, the external tensor to bind in a graph beside the file.
     """
-    order = sorted(names, key=lambda name: (-stored_tensor(name, weights).numel(), name))
+
+    def stored(name: str) -> Stored:
+        tensor = stored_tensor(name, weights)
+        return Stored(
+            ir.DataType.FLOAT, tuple(tensor.shape), lambda: tensor.to(torch.float32).contiguous().numpy().astype("<f4")
+        )
+
+    return write_tensors(path, {name: stored(name) for name in names}, advance)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Stored], advance: Callable[[int], None]
+) -> dict[str, ir.ExternalTensor]:
+    """Write tensors of any of `DTYPES`, one at a time; arguments and result as of `write_weights`."""
+    order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].dtype][1], -tensors[name].size_bytes, name))
     header: dict[str, dict[str, object]] = {}
-    offsets: dict[str, int] = {}
     offset = 0
     for name in order:
-        tensor = stored_tensor(name, weights)
-        size = tensor.numel() * 4
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
-        offsets[name] = offset
-        offset += size
+        tensor = tensors[name]
+        word, bits = DTYPES[tensor.dtype]
+        shape = list(tensor.shape) if bits >= 8 else [tensor.size_bytes]
+        header[name] = {"dtype": word, "shape": shape, "data_offsets": [offset, offset + tensor.size_bytes]}
+        offset += tensor.size_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(LENGTH_BYTES + len(text)) % PAGE_BYTES)
-    start = LENGTH_BYTES + len(text)
-    tensors = {}
+    begin = LENGTH_BYTES + len(text)
+    bound = {}
     with path.open("wb") as file:
         file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
         for name in order:
-            data = stored_tensor(name, weights).to(torch.float32).contiguous().numpy()
-            file.write(np.ascontiguousarray(data, "<f4").data)
+            tensor = tensors[name]
+            data = np.ascontiguousarray(tensor.data())
+            assert data.nbytes == tensor.size_bytes, f"{name}: {data.nbytes} bytes for {tensor.size_bytes}"
+            file.write(data.reshape(-1).view(np.uint8).data)
             advance(data.nbytes)
-            begin = start + offsets[name]
-            tensors[name] = ir.ExternalTensor(
+            bound[name] = ir.ExternalTensor(
                 path.name,
                 begin,
                 data.nbytes,
-                ir.DataType.FLOAT,
-                shape=ir.Shape(data.shape),
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape),
                 name=name,
                 base_dir=path.parent,
             )
-    return tensors
+            begin += data.nbytes
+    return bound

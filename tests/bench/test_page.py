@@ -177,6 +177,6 @@ def test_the_plots_follow_light_and_dark(made_report):
 
 
 def test_a_missing_library_is_said_with_its_remedy(monkeypatch):
-    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(RuntimeUnavailable, match=r"matplotlib and jinja2; pip install 'elit-edge\[report\]'.*--json"):
         plots.require_plots()

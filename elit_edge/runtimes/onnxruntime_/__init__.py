@@ -6,6 +6,9 @@ from elit_edge.bundle_files import BundleFiles
 from elit_edge.manifest import Manifest
 from elit_edge.runtimes.contract import Missing, Ready, Session, library_state
 
+NO_KERNELS = ("bf16",)
+"""Precisions whose products ONNX Runtime has no code for on a CPU."""
+
 
 class OnnxRuntime:
     """Reads the bundle's dynamic ONNX graphs."""
@@ -16,7 +19,7 @@ class OnnxRuntime:
         return library_state("onnxruntime", "pip install onnxruntime")
 
     def precisions(self, manifest: Manifest) -> tuple[str, ...]:
-        return manifest.precisions
+        return tuple(precision for precision in manifest.precisions if precision not in NO_KERNELS)
 
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         from elit_edge.runtimes.onnxruntime_.session import OnnxRuntimeSession

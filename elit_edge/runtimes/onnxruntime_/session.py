@@ -15,17 +15,23 @@ from elit_edge.runtimes.contract import FloatArray, IntArray, Session
 
 ort.disable_telemetry_events()
 
+UNPACKED = ("w8",)
+"""Precisions whose weights no kernel takes as they are stored: in each call they would be unpacked anew, for a third of
+its time."""
 QUIET = 3
 """Severity from which ONNX Runtime writes to stderr: errors alone."""
 
 
-def inference_session(model: Path | bytes, threads: int | None, *, spinning: bool = True) -> ort.InferenceSession:
+def inference_session(
+    model: Path | bytes, threads: int | None, *, spinning: bool = True, unpacking: bool = False
+) -> ort.InferenceSession:
     """A quiet session on the CPU.
 
     Args:
         model: an ONNX file, or its bytes.
         threads: of one call; None leaves it to ONNX Runtime.
         spinning: whether threads wait for more work by spinning, which takes a core for some 40 ms.
+        unpacking: make integers float32 once, when the session opens, rather than in each call.
 
     Raises:
         RuntimeError: ONNX Runtime refuses it; the message is its own, in one line.
@@ -36,6 +42,8 @@ def inference_session(model: Path | bytes, threads: int | None, *, spinning: boo
         options.intra_op_num_threads = threads
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if unpacking:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no narrower class
@@ -51,7 +59,9 @@ def open_graph(files: BundleFiles, graph: Graph, threads: int | None) -> ort.Inf
     path = files.graph_path(graph)
     try:
         # `condition` is called once a run: threads that spin after it would take the cores from the first steps
-        return inference_session(path, threads, spinning=graph.role != "condition")
+        return inference_session(
+            path, threads, spinning=graph.role != "condition", unpacking=graph.precision in UNPACKED
+        )
     except RuntimeError as error:
         raise BundleError(f"ONNX Runtime {ort.__version__} refuses {path}: {error}; export the bundle again") from error
 

@@ -20,7 +20,8 @@ class OpenVino:
         from elit_edge.runtimes.openvino_.session import cpu_capabilities
 
         own = manifest.precisions
-        return (*own, "bf16") if "fp32" in own and "BF16" in cpu_capabilities() else own
+        derived = "fp32" in own and "bf16" not in own and "BF16" in cpu_capabilities()
+        return (*own, "bf16") if derived else own
 
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         from elit_edge.runtimes.openvino_.session import OpenVinoSession

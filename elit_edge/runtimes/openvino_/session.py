@@ -36,9 +36,6 @@ def _without_telemetry() -> Iterator[None]:
 with _without_telemetry():
     import openvino as ov
 
-HINTS = {"bf16": ov.Type.bf16}
-"""What the matrix products are computed in, said always: by itself OpenVINO takes bf16 where the CPU has it."""
-
 
 @cache
 def _core() -> Any:
@@ -66,7 +63,8 @@ class _Graph:
 
     def __init__(self, path: Path, precision: str, threads: int | None) -> None:
         self._path = path
-        hint = HINTS.get(precision, ov.Type.f32)
+        # said always: by itself OpenVINO takes bf16 where the CPU has it
+        hint = ov.Type.bf16 if precision == "bf16" and "BF16" in cpu_capabilities() else ov.Type.f32
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "LATENCY",
@@ -105,7 +103,7 @@ class OpenVinoSession(Session):
         self._velocity: _Graph | None = self._open(files, "velocity", threads)
 
     def _open(self, files: BundleFiles, role: Role, threads: int | None) -> _Graph:
-        graphs = "fp32" if self.precision == "bf16" else self.precision
+        graphs = self.precision if self.precision in self.manifest.precisions else "fp32"
         return _Graph(files.graph_path(self.manifest.graph(role, graphs)), self.precision, threads)
 
     def condition(self, t: FloatArray, y: IntArray) -> FloatArray:

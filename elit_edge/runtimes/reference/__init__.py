@@ -20,7 +20,7 @@ class Reference:
         return weights if isinstance(state, Ready) and isinstance(weights, Missing) else state
 
     def precisions(self, manifest: Manifest) -> tuple[str, ...]:
-        return manifest.precisions
+        return tuple(precision for precision in manifest.precisions if precision == "fp32")
 
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         from elit_edge.runtimes.reference.session import ReferenceSession

@@ -1,0 +1,1 @@
+"""A calibration as one page: verdict, pictures, layers, ranges."""

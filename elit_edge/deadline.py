@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ class TimedRun:
         visited = [0, *(move.to for move in taken)]
         visited[-1] = len(grid) - 1  # a run that ended early went from its last step's start to 0 at once
         steps = [((self.plan.guidance, move.weak_latents), move.latents) for move in taken]
-        distance = self._planner.loss.of_steps(grid[visited], steps)
+        departure = self._planner.departures.get(self.plan.precision, 0.0)
+        distance = math.hypot(self._planner.loss.of_steps(grid[visited], steps), departure)
         return DeadlineReport(
             plan=self.plan,
             deadline_ms=self._bound_ms,

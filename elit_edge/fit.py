@@ -51,7 +51,7 @@ def calibration_memory_bytes(manifest: Manifest, *, needs_set: bool) -> int:
 
 def run_memory_bytes(manifest: Manifest, batch: int) -> int:
     """Peak memory of a process that generates `batch` pictures at once, where nothing was measured yet."""
-    weights = sum(manifest.files[path].bytes for path in {graph.weights for graph in manifest.graphs})
+    weights = max(manifest.files[path].bytes for path in {graph.weights for graph in manifest.graphs})
     activations = RUN_ACTIVATIONS * manifest.model.tokens * manifest.model.hidden_size * FLOAT_BYTES
     return RUN_BASE_BYTES + int(RUN_COPIES * weights) + batch * activations
 

@@ -151,6 +151,8 @@ class Planner:
     slowdown: float = 1.0
     """Measured over predicted time, as runs and spot checks have found it lately: the machine is not always as fast as
     when it was profiled."""
+    departures: Mapping[str, float] = field(default_factory=dict)
+    """How far a precision's pictures are from float32's, by precision; a table is of float32's."""
     deviation: float = LEAST_DEVIATION
     """How far a step's time lies from what the steps before it let expect, on the mean, as found lately."""
     _curves: dict[tuple[int, Variant, int, int], Curve] = field(default_factory=dict)
@@ -168,7 +170,9 @@ class Planner:
             manifest.latents_per_group, defaults.guidance, defaults.weak_latents, defaults.scale
         )
         flops = {rung.latents: rung.velocity_flops for rung in manifest.ladder}
-        return cls([Costs(profile, flops) for profile in profiles], Loss(table), flops, opening=opening)
+        departures = {each.precision: each.verdict.departure for each in manifest.calibrations}
+        costs = [Costs(profile, flops) for profile in profiles]
+        return cls(costs, Loss(table), flops, opening=opening, departures=departures)
 
     def plan(self, wish: Wish) -> Plan:
         """The best plan within the bounds.
@@ -317,6 +321,7 @@ class Planner:
         if wish.joules is not None and not profile.watts:
             fault = "no energy sensor"
         steps_ms, loss = fitted or (curve.base_ms, curve.base_loss)
+        loss += self.departures.get(profile.precision, 0.0) ** 2
         expected = (steps_ms + overhead) * self.slowdown
         return _Option(
             costs, curve, loss, expected, margin, memory, bound, step_bound if fitted else curve.base_ms, top, fault

@@ -84,6 +84,11 @@ class Verdict(_Struct, frozen=True, kw_only=True):
         return not self.faults
 
     @property
+    def departure(self) -> float:
+        """How far finished pictures are from float32's at the worst budget; 0 where none were compared."""
+        return max((budget.departure.value for budget in self.budgets if budget.departure is not None), default=0.0)
+
+    @property
     def worst_psnr_db(self) -> float:
         return min(budget.psnr_db for budget in self.budgets)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from elit_edge import planning
 from elit_edge.costs import Conditions, Costs, Memory, Point, Profile
@@ -617,3 +618,18 @@ def test_where_both_bounds_together_are_too_much_the_nearest_keeps_one():
 def test_memory_and_energy_where_only_the_large_one_has_a_sensor():
     seen = profile((5.0, 10.0, 25.0), "large", memory=((1, 8_000_000), (2, 9_000_000)), watts=5.0)
     assert refusal(planner(seen, SMALL), memory_bytes=3_000_000, joules=100.0)
+
+
+def test_a_precision_whose_pictures_depart_is_taken_where_its_speed_buys_more():
+    """Two candidates: float32, and int8 of half the time whose pictures are 0.2 away from float32's."""
+    exact = profile()
+    quick = replace(profile((5.0, 10.0, 25.0)), precision="int8")
+    loose, tight = Wish(1, 2, deadline_ms=1e6), Wish(1, 2, deadline_ms=60)
+    free, dear = planner(exact, quick), planner(exact, quick, departures={"int8": 0.2})
+    assert free.plan(tight).precision == dear.plan(tight).precision == "int8"
+    assert dear.plan(loose).precision == "fp32"
+    alone = planner(quick, departures={"int8": 0.2})
+    for wish in (loose, tight):
+        plain = planner(quick).plan(wish)
+        assert alone.plan(wish).distance == pytest.approx(np.hypot(plain.distance, 0.2))
+        assert alone.plan(wish).latents == plain.latents

@@ -16,11 +16,11 @@ from elit_edge.calibration import schemes
 from elit_edge.calibration.collecting import collect
 from elit_edge.calibration.half import TYPES, narrow, stored_halves
 from elit_edge.calibration.observing import Observed, observe
-from elit_edge.calibration.proving import prove
+from elit_edge.calibration.proof.proving import prove
 from elit_edge.calibration.record import Layer, Record, Treatment, encode
 from elit_edge.calibration.rewriting import rewrite, stored_weights
 from elit_edge.calibration.schemes import Evidence, Scheme
-from elit_edge.calibration.set_file import load_set
+from elit_edge.calibration.set_file import load_set, save_set
 from elit_edge.calibration.sites import ROLES, Site, find_sites, weight_of
 from elit_edge.calibration.states import CalibrationSet, default_recipe, source_digest
 from elit_edge.errors import CalibrationError
@@ -73,7 +73,7 @@ def calibrate(
         bundle: with float32 graphs; it is not changed.
         scheme: the precision.
         target: a folder NAME.elit.
-        states: a calibration set's file; None to take one from the model's own trajectories.
+        states: a calibration set's file, which is written where there is none; None keeps the set to itself.
         features: an ONNX feature network for the Frechet distance of the proof.
         pictures: of the proof, at each budget and precision.
         seed: of the proof's pictures.
@@ -103,7 +103,7 @@ def calibrate(
         verdict = prove(
             BundleFiles(stage, grown),
             scheme,
-            budgets=_proven_budgets(files),
+            budgets=default_recipe(files).budgets if found is None else found.recipe.budgets,
             pictures=pictures,
             steps=grown.sampler.steps,
             seed=seed,
@@ -162,17 +162,16 @@ def _check(files: BundleFiles, scheme: Precision, target: Path) -> None:
     check_disk(target.absolute().parent, 2 * needed, f"calibrating {name}")
 
 
-def _proven_budgets(files: BundleFiles) -> tuple[int, ...]:
-    return default_recipe(files).budgets
-
-
 def _set(
     bundle: Bundle, path: Path | None, threads: int | None, report: Report, say: Callable[[str], None]
 ) -> CalibrationSet:
-    if path is not None:
+    if path is not None and path.exists():
         return load_set(path, bundle.manifest, source_digest(bundle.files))
     with bundle.prepare("onnxruntime", "fp32", threads) as session:
-        return collect(session, default_recipe(bundle.files), report, say)
+        found = collect(session, default_recipe(bundle.files), report, say)
+    if path is not None:
+        save_set(path, found, replace=False)
+    return found
 
 
 def _write_precision(

@@ -20,7 +20,7 @@ from elit_edge.manifest import Role
 from elit_edge.runtimes.onnxruntime_.session import inference_session
 
 ROWS = 2560
-"""Rows of each activation that are kept for the search, the same number from every stratum."""
+"""Rows of each activation that are kept, the same number from every stratum as far as it has so many."""
 ROWS_A_CALL = 8
 CONDITION_TIMES, CONDITION_LABELS = 64, 16
 """The grid that the condition graph is observed on: it needs no trajectory, and a product of it few rows."""
@@ -41,6 +41,11 @@ class Observed:
     latents: list[int] = field(default_factory=list)
     """The budget of each of `rows`; 0 for a site of the condition, which knows none."""
     ranges: list[Range] = field(default_factory=list)
+
+    def weights(self) -> FloatArray:
+        """[R]: what makes every stratum's kept rows count alike in a sum of squares, however many they are."""
+        most = max(map(len, self.rows))
+        return np.concatenate([np.full(len(rows), np.sqrt(most / len(rows)), np.float32) for rows in self.rows])
 
     def by_budget(self) -> dict[int, FloatArray]:
         """Kept rows [R, inputs] of each budget."""
@@ -116,7 +121,8 @@ def observe(
             modulations, _ = first.run({"t": states.t[batch], "y": states.y[batch]})
             feeds: Feeds = {"x": states.x[batch], "modulations": modulations}
             feeds["latents"] = np.zeros(stratum.latents, np.int64)
-            _, inputs = second.run(feeds)
+            found, inputs = second.run(feeds)
+            _check_finite(found, "the velocity", stratum)
             for site in second.sites:
                 _keep(seen[site.name], inputs[site.source], stratum, -(-share // len(batches)))
         report(done / len(strata))
@@ -131,15 +137,18 @@ def _condition_grid(states: CalibrationSet) -> Iterator[tuple[FloatArray, npt.ND
         yield np.full(len(labels), t, np.float32), labels
 
 
+def _check_finite(values: FloatArray, what: str, stratum: Stratum | None) -> None:
+    if not np.isfinite(values).all():
+        where = f"{stratum.latents} latents, t = {stratum.t:.2f}" if stratum else "its conditions"
+        raise CalibrationError(
+            f"{what} is not finite at {where}; elit-edge verify BUNDLE tells whether the float32 graphs are sound"
+        )
+
+
 def _keep(observed: Observed, values: FloatArray, stratum: Stratum | None, count: int) -> None:
     rows = values.reshape(-1, observed.site.inputs)
     greatest = np.abs(rows).max(0)
-    if not np.isfinite(greatest).all():
-        where = f"{stratum.latents} latents, t = {stratum.t:.2f}" if stratum else "its conditions"
-        raise CalibrationError(
-            f"what enters {observed.site.name} is not finite at {where}; "
-            "elit-edge verify BUNDLE tells whether the float32 graphs are sound"
-        )
+    _check_finite(greatest, f"what enters {observed.site.name}", stratum)
     observed.channel_max = np.maximum(observed.channel_max, greatest)
     picked = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     observed.rows.append(rows[picked].astype(np.float32))

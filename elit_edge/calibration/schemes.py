@@ -85,7 +85,8 @@ def four_bits(sites: Sequence[Site], weight: Weights, evidence: Evidence, report
     for done, site in enumerate(sites):
         report("round", done / len(sites))
         matrix = weight(site)
-        rows = np.concatenate(evidence.seen[site.name].rows)
+        observed = evidence.seen[site.name]
+        rows = np.concatenate(observed.rows) * observed.weights()[:, None]
         rounded[site.name] = compensated(matrix, rows, block_scales(matrix, INT4), INT4)
     layers = {name: Simulated(each, None) for name, each in rounded.items()}
     left, found = _left(layers, sites, "w4", evidence, report)
@@ -132,15 +133,14 @@ def _left(
     layers: Mapping[str, Simulated], sites: Sequence[Site], precision: str, evidence: Evidence, report: Report
 ) -> tuple[tuple[str, ...], Mapping[str, Sequence[Sensitivity]]]:
     """The layers that have to stay out for the rest to hold the gate, and what each layer harms alone."""
-    states, budgets = evidence.states, evidence.states.recipe.budgets
-    found = measure(evidence.model, layers, states, budgets, lambda share: report("sensitivity", share))
+    found = measure(evidence.model, layers, evidence.states, lambda share: report("sensitivity", share))
     work = {site.name: site.inputs * site.outputs for site in sites}
     wanted = GATE_DB[precision] + HEADROOM_DB
     target = wanted
     while True:
         left = layers_to_leave(found, work, target)
         rest = {name: layer for name, layer in layers.items() if name not in left}
-        short = wanted - joint_db(evidence.model, rest, states, budgets) if rest else 0.0
+        short = wanted - joint_db(evidence.model, rest, evidence.states) if rest else 0.0
         if short <= 0:
             return left, found
         target += short + NUDGE_DB
@@ -151,7 +151,7 @@ def _rounded_for(observed: Observed, matrix: FloatArray, choice: Choice) -> Roun
     rows = np.concatenate(observed.rows)
     if choice.smoothing is not None:
         matrix, rows = matrix * choice.smoothing[:, None], rows / choice.smoothing
-    entering = rounded_rows(torch.from_numpy(rows), choice.bound).numpy()
+    entering = rounded_rows(torch.from_numpy(rows), choice.bound).numpy() * observed.weights()[:, None]
     return compensated(matrix, entering, channel_scales(matrix, SEVEN_BITS), SEVEN_BITS)
 
 

@@ -6,21 +6,27 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elit_edge.budget import flops
 from elit_edge.calibration.record import Sensitivity
 from elit_edge.calibration.rounding import Rounded
 from elit_edge.calibration.search import Choice, rounded_rows
 from elit_edge.calibration.states import CalibrationSet
 from elit_edge.model.transformer import DiffusionTransformer
 from elit_edge.parity import EXACT_DB, psnr_db
+from elit_edge.runtimes.contract import FloatArray, IntArray
 
 STATES_A_BUDGET = 8
-"""Evenly over a budget's strata."""
+"""Evenly over a budget's strata, where the work allows it."""
+WORK_FLOPS = 1e14
+"""Of all layers alone, together. A model so large that this is fewer states is looked at where it is extreme: at its
+least and its full budget."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +48,24 @@ class Simulated:
 @contextmanager
 def simulated(model: DiffusionTransformer, layers: Mapping[str, Simulated]) -> Iterator[None]:
     """The model with these of its linear layers quantized, by name."""
-    kept: dict[str, Callable[[Tensor], Tensor]] = {}
-    for name, layer in layers.items():
+    changed: dict[str, nn.Linear] = {}
+    for name in layers:
         linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        kept[name] = linear.forward
-
-        def forward(x: Tensor, layer: Simulated = layer, bias: Tensor | None = linear.bias) -> Tensor:
-            return layer.run(x, bias)
-
-        linear.forward = forward  # type: ignore[method-assign, assignment]
+        assert isinstance(linear, nn.Linear), name
+        changed[name] = linear
     try:
+        for name, linear in changed.items():
+            linear.forward = partial(layers[name].run, bias=linear.bias)  # type: ignore[method-assign]
         yield
     finally:
-        for name in kept:
-            del model.get_submodule(name).forward
+        for linear in changed.values():
+            del linear.forward
 
 
 def measure(
     model: DiffusionTransformer,
     layers: Mapping[str, Simulated],
     states: CalibrationSet,
-    budgets: Sequence[int],
     report: Callable[[float], None],
 ) -> dict[str, tuple[Sensitivity, ...]]:
     """The velocity's worst PSNR at each budget with one layer quantized, for every layer.
@@ -72,10 +74,9 @@ def measure(
         model: in float32.
         layers: as they will be, by name.
         states: where the velocity is looked at: some of each budget.
-        budgets: which.
         report: told the share done, 0..1.
     """
-    picked = {latents: _picked(states, latents) for latents in budgets}
+    picked = _picked(states, len(layers))
     exact = {latents: _velocity(model, states, rows, latents) for latents, rows in picked.items()}
     found: dict[str, tuple[Sensitivity, ...]] = {}
     for done, (name, layer) in enumerate(layers.items(), 1):
@@ -88,13 +89,10 @@ def measure(
     return found
 
 
-def joint_db(
-    model: DiffusionTransformer, layers: Mapping[str, Simulated], states: CalibrationSet, budgets: Sequence[int]
-) -> float:
+def joint_db(model: DiffusionTransformer, layers: Mapping[str, Simulated], states: CalibrationSet) -> float:
     """The velocity's worst PSNR over the budgets with all of these layers quantized."""
     found = []
-    for latents in budgets:
-        rows = _picked(states, latents)
+    for latents, rows in _picked(states, len(layers)).items():
         exact = _velocity(model, states, rows, latents)
         with simulated(model, layers):
             found.append(_worst_db(_velocity(model, states, rows, latents), exact))
@@ -122,38 +120,42 @@ def layers_to_leave(
     }
     total_work = sum(work[name] for name in errors)
     left: list[str] = []
+    allowed = 10 ** (-target_db / 10)
     while errors:
         sums = {latents: math.fsum(error[latents] for error in errors.values()) for latents in budgets}
         worst = max(sums, key=lambda latents: sums[latents])
-        if sums[worst] <= 10 ** (-target_db / 10):
+        if sums[worst] <= allowed:
             break
-        # a layer that alone is over what is allowed must go; among the rest the cheapest for its harm
-        name = max(errors, key=lambda each: errors[each][worst] / (work[each] / total_work + 1 / len(work)))
+        # a layer that alone is over what is allowed must go; otherwise the cheapest for its harm
+        alone = [name for name, error in errors.items() if error[worst] > allowed]
+        name = max(alone or errors, key=lambda each: errors[each][worst] / (work[each] / total_work + 1 / len(work)))
         left.append(name)
         del errors[name]
     return tuple(left)
 
 
-def _picked(states: CalibrationSet, latents: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    rows = np.flatnonzero(states.latents == latents)
-    picked: np.ndarray[tuple[int], np.dtype[np.int64]] = rows[
-        np.linspace(0, len(rows) - 1, min(STATES_A_BUDGET, len(rows))).round().astype(int)
-    ]
-    return picked
-
-
-def _velocity(
-    model: DiffusionTransformer, states: CalibrationSet, rows: np.ndarray[tuple[int], np.dtype[np.int64]], latents: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    with torch.no_grad():
-        x, t, y = (torch.from_numpy(values[rows]) for values in (states.x, states.t, states.y))
-        v = model(x, t, y, latents)
-    found: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = v.numpy()
+def _picked(states: CalibrationSet, layers: int) -> dict[int, IntArray]:
+    """The rows of the set that are looked at, by budget."""
+    config, budgets = states.recipe.model, states.recipe.budgets
+    affordable = int(WORK_FLOPS / (layers * flops(config, config.latents_per_group).velocity))
+    if affordable < 2 * len(budgets):
+        budgets = tuple(dict.fromkeys((budgets[0], budgets[-1])))
+    count = min(STATES_A_BUDGET, max(1, affordable // len(budgets)))
+    found = {}
+    for latents in budgets:
+        rows = np.flatnonzero(states.latents == latents)
+        found[latents] = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
     return found
 
 
-def _worst_db(
-    found: np.ndarray[tuple[int, ...], np.dtype[np.float32]], exact: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-) -> float:
+def _velocity(model: DiffusionTransformer, states: CalibrationSet, rows: IntArray, latents: int) -> FloatArray:
+    with torch.no_grad():
+        x, t, y = (torch.from_numpy(values[rows]) for values in (states.x, states.t, states.y))
+        v = model(x, t, y, latents)
+    found: FloatArray = v.numpy()
+    return found
+
+
+def _worst_db(found: FloatArray, exact: FloatArray) -> float:
     worst = min(psnr_db(value, right) for value, right in zip(found, exact, strict=True))
-    return round(min(worst, EXACT_DB), 2)
+    return round(min(max(worst, -EXACT_DB), EXACT_DB), 2)

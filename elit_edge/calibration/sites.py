@@ -72,8 +72,17 @@ def find_sites(model: ir.Model, role: Role) -> tuple[Site, ...]:
 
 
 def weight_of(models: Mapping[Role, ir.Model], site: Site) -> npt.NDArray[np.float32]:
-    """The site's weight [inputs, outputs], read from the file."""
+    """The site's weight [inputs, outputs], read from the file.
+
+    Raises:
+        CalibrationError: it is not finite.
+    """
     tensor = models[site.role].graph.initializers[site.weight].const_value
     assert tensor is not None
     values = tensor.numpy()
+    if not np.isfinite(values).all():
+        raise CalibrationError(
+            f"{site.weight} holds values that are not finite: the model is broken, and so is any precision of it; "
+            "export a sound checkpoint"
+        )
     return np.array(values if site.input_axis == 0 else values.T, np.float32, order="C")

@@ -12,13 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from elit_edge.cli.quantities import Duration
-from elit_edge.cli.reporting import say, stages
+from elit_edge.cli.reporting import say, sheet_table, stages
 from elit_edge.files import appearing_file, refuse_existing
 
 if TYPE_CHECKING:
     from elit_edge.bench.comparing import Comparison
     from elit_edge.bench.report import Report
-    from elit_edge.pages.tables import Sheet
 
 ACROSS = ("device", "bundle", "threads", "versions")
 WIDE = ("min", "of product")
@@ -160,20 +159,10 @@ def _print(report: Report) -> None:
     if report.lost:
         shown.append(sheets.lost(report.lost))
     for sheet in shown:
-        console.print(_table(sheet))
+        console.print(sheet_table(sheet))
     if report.sustained is not None:
         _print_facts(console, list(sheets.sustained_facts(report.sustained)))
     _print_facts(console, list(sheets.context(report)))
-
-
-def _table(sheet: Sheet) -> Table:
-    """Names are foreign text: in a plain string rich would take [brackets] for its own markup."""
-    table = Table(title=Text(sheet.title), title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for index, head in enumerate(sheet.heads):
-        table.add_column(Text(head), justify="right" if sheet.numbers and index else "left")
-    for row in sheet.rows:
-        table.add_row(*map(Text, row))
-    return table
 
 
 def _print_facts(console: Console, facts: list[tuple[str, str]]) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from elit_edge.budget import parameters
 from elit_edge.bundle import Bundle
 from elit_edge.manifest import Manifest, encode
+from elit_edge.verdict import Calibration
 
 
 @click.command()
@@ -51,10 +52,18 @@ def _summary(manifest: Manifest) -> str:
         "defaults": f"{sampler.steps} steps {sampler.solver}, {sampler.guidance} {sampler.scale:g}",
         "parity": parity,
         "quality": quality,
+        **{each.precision: _calibration(each) for each in manifest.calibrations},
         "source": f"{origin.source} (sha256 {origin.source_sha256[:12]}…), {versions}",
     }
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name:<{width}}{words}" for name, words in lines.items())
+
+
+def _calibration(calibration: Calibration) -> str:
+    verdict = calibration.verdict
+    state = "accepted" if verdict.accepted else f"refused: {verdict.faults[0]}"
+    near = f"{verdict.worst_psnr_db:.1f} dB to fp32 at its worst budget"
+    return f"{near}, {verdict.size_ratio:.3f} of its bytes, {state}"
 
 
 def _budgets(manifest: Manifest) -> Table:
@@ -71,5 +80,5 @@ def _graphs(manifest: Manifest) -> Table:
         size = manifest.files[graph.path].bytes / 1e3
         table.add_row(graph.path, graph.role, str(graph.latents or "any"), graph.precision, f"{size:.0f}")
     for path in dict.fromkeys(graph.weights for graph in manifest.graphs):
-        table.add_row(path, "weights of all", "", "", f"{manifest.files[path].bytes / 1e3:.0f}")
+        table.add_row(path, "weights", "", "", f"{manifest.files[path].bytes / 1e3:.0f}")
     return table

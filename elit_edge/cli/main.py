@@ -18,6 +18,7 @@ COMMANDS = {
     "probe": "Show what this machine is, what is ready on it, and how fast it is.",
     "evaluate": "Measure what each plan of a bundle loses in quality.",
     "bench": "Measure what a bundle costs on this device; draw and compare that.",
+    "calibrate": "Make a smaller or faster precision, proven against float32.",
     "demo": "Export the sample model and draw every class at every budget.",
 }
 

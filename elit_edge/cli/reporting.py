@@ -8,6 +8,10 @@ from contextlib import contextmanager
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from elit_edge.pages.tables import Sheet
 
 
 @contextmanager
@@ -27,3 +31,13 @@ def stages() -> Iterator[Callable[[str, float], None]]:
 def say(words: str) -> None:
     """Words for the person: stderr, so that stdout stays data."""
     click.echo(words, err=True)
+
+
+def sheet_table(sheet: Sheet) -> Table:
+    """Names are foreign text: in a plain string rich would take [brackets] for its own markup."""
+    table = Table(title=Text(sheet.title), title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for index, head in enumerate(sheet.heads):
+        table.add_column(Text(head), justify="right" if sheet.numbers and index else "left")
+    for row in sheet.rows:
+        table.add_row(*map(Text, row))
+    return table

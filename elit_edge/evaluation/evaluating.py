@@ -71,7 +71,7 @@ def evaluate(
     if pictures < 2:
         raise RequestError(f"--pictures {pictures}: an interval needs at least two")
     plans = table_plans(manifest, steps, latents or default_latents(manifest))
-    network = _open_network(features, manifest, pictures, threads)
+    network = open_network(features, manifest, pictures, threads)
     recipe = Recipe(
         elit_edge=__version__,
         model=manifest.model,
@@ -167,7 +167,7 @@ def _measure(studio: _Studio, state: State, plans: Sequence[Plan], network: Feat
     assert state.measured is not None
     reference, manifest = state.reference, studio.manifest
     had = _plans_of(state.measured.cells, state.measured.bands, studio.reference)
-    wanted = None if network is None else network(_pixels(reference, manifest))
+    wanted = None if network is None else network(shown(reference, manifest))
     for plan in plans:
         if plan in had:
             studio.skip(plan)
@@ -181,7 +181,7 @@ def _measure(studio: _Studio, state: State, plans: Sequence[Plan], network: Feat
         low, high = interval(distances)
         frechet = None
         if network is not None and wanted is not None:
-            frechet = frechet_distance(network(_pixels(samples, manifest)), wanted)
+            frechet = frechet_distance(network(shown(samples, manifest)), wanted)
         state.add(
             Cell(
                 steps=plan.steps,
@@ -230,12 +230,17 @@ def _table_of(recipe: Recipe, cells: Sequence[Cell], bands: Sequence[Band], mani
     )
 
 
-def _open_network(path: Path | None, manifest: Manifest, pictures: int, threads: int | None) -> FeatureNetwork | None:
+def open_network(path: Path | None, manifest: Manifest, pictures: int, threads: int | None) -> FeatureNetwork | None:
+    """The network, if one was given.
+
+    Raises:
+        RequestError: it cannot be used, or there are too few pictures for it.
+    """
     if path is None:
         return None
     model = manifest.model
     network = FeatureNetwork(path, (model.in_channels, model.image_size, model.image_size), threads)
-    if pictures <= network.size:
+    if 0 < pictures <= network.size:
         raise RequestError(
             f"--pictures {pictures}: a Frechet distance over {network.size} features needs more pictures than that; "
             f"give at least {network.size + 1}"
@@ -243,6 +248,6 @@ def _open_network(path: Path | None, manifest: Manifest, pictures: int, threads:
     return network
 
 
-def _pixels(samples: Array, manifest: Manifest) -> Array:
+def shown(samples: Array, manifest: Manifest) -> Array:
     """As they are shown: pixels end at -1 and 1, latents do not."""
     return samples.clip(-1, 1) if manifest.sample_space == "pixels" else samples

@@ -139,7 +139,13 @@ def candidates_of(files: BundleFiles, runtime: str, precision: str | None) -> tu
             continue
         if precision is not None and precision not in able:
             passed_over.append(PassedOver(name, precision, f"it computes in {', '.join(able) or 'no precision'} alone"))
-        candidates += [(name, each, state.version) for each in able if precision in (None, each)]
+        for each in able:
+            calibration = files.manifest.calibration(each)
+            if precision is None and calibration is not None and calibration.verdict.faults:
+                reason = f"its verdict refuses it: {calibration.verdict.faults[0]}; name it to use it"
+                passed_over.append(PassedOver(name, each, reason))
+            elif precision in (None, each):
+                candidates.append((name, each, state.version))
     candidates.sort(key=lambda candidate: (candidate[1] != "fp32", candidate[0] != "onnxruntime"))
     return candidates, passed_over
 

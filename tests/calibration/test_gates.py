@@ -5,7 +5,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from elit_edge.calibration.gates import caveats, faults, speedup, speedups
+from elit_edge.calibration.proof.gates import caveats, faults, speedup, speedups
 from elit_edge.manifest import Precision
 from elit_edge.parity import GATE_DB
 from elit_edge.verdict import BudgetVerdict, Interval, Speed, Verdict

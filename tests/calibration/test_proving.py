@@ -15,10 +15,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from elit_edge.bundle_files import BundleFiles
-from elit_edge.calibration import proving
-from elit_edge.calibration.held_out import guided_states, least_psnr_db
-from elit_edge.calibration.paired import frechet_change, mean
-from elit_edge.calibration.proving import prove
+from elit_edge.calibration.proof import proving
+from elit_edge.calibration.proof.held_out import guided_states, least_psnr_db
+from elit_edge.calibration.proof.paired import frechet_change, mean
+from elit_edge.calibration.proof.proving import prove
 from elit_edge.errors import BudgetError, BundleError, RequestError, RuntimeUnavailable
 from elit_edge.evaluation.frechet import frechet_distance
 from elit_edge.generation import generate
@@ -316,7 +316,7 @@ def test_the_change_of_a_frechet_distance_is_that_of_its_closed_form():
 
 def test_the_interval_holds_the_expected_change_as_often_as_it_says(monkeypatch):
     """Where pictures are few and features many, which is where plain quantiles fail: they held it one time in five."""
-    from elit_edge.calibration import paired
+    from elit_edge.calibration.proof import paired
 
     monkeypatch.setattr(paired, "RESAMPLES", 100)
     rng = np.random.default_rng(3)
@@ -354,7 +354,7 @@ def test_settings_that_nothing_can_be_judged_by_are_refused(slightly, wrong, err
 
 
 def test_where_no_runtime_has_both_the_reasons_are_given(slightly):
-    with pytest.raises(RuntimeUnavailable, match=r"both fp32 and int8.*onnxruntime computes in fp32, w8"):
+    with pytest.raises(RuntimeUnavailable, match=r"both fp32 and int8.*onnxruntime int8: it computes in fp32, w8"):
         tried(slightly, precision="int8")
 
 

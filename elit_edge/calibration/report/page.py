@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from elit_edge.calibration import gates
+from elit_edge.calibration.proof import gates
 from elit_edge.calibration.record import Record, Treatment
 from elit_edge.calibration.report import plots, tables
 from elit_edge.calibration.report.ranking import Movement, by_harm, movement

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from elit_edge.calibration import gates
+from elit_edge.calibration.proof import gates
 from elit_edge.calibration.record import Record
 from elit_edge.calibration.report.ranking import Movement, magnitude, worst
 from elit_edge.manifest import Manifest

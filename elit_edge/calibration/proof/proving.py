@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from elit_edge.bundle_files import BundleFiles, sha256_of
-from elit_edge.calibration.gates import faults
-from elit_edge.calibration.held_out import least_psnr_db
-from elit_edge.calibration.picturing import Compared, Recipe, Report, compare, open_network
+from elit_edge.calibration.proof.gates import faults
+from elit_edge.calibration.proof.held_out import least_psnr_db
+from elit_edge.calibration.proof.picturing import Compared, Recipe, Report, compare
 from elit_edge.device import probe
 from elit_edge.errors import BudgetError, BundleError, RequestError, RuntimeUnavailable
+from elit_edge.evaluation.evaluating import open_network
 from elit_edge.parity import GATE_DB
 from elit_edge.profiling.choosing import candidates_of
 from elit_edge.profiling.turns import turns_of
@@ -69,8 +70,7 @@ def prove(
         raise RequestError(f"pictures = {pictures}, steps = {steps}: at least two pictures (or none) and one step")
     network = open_network(features, manifest, pictures, threads)
     recipe = Recipe(pictures, steps, seed)
-    with ExitStack() as stack:
-        fp32, own = _both(files, precision, threads, stack)
+    with both_sessions(files, precision, threads) as (fp32, own):
         nearness = {}
         for done, latents in enumerate(ladder):
             report("velocities", done / len(ladder))
@@ -100,21 +100,26 @@ def _budget(latents: int, psnr_db: float, compared: Compared | None) -> BudgetVe
     return BudgetVerdict(latents=latents, psnr_db=psnr_db, departure=departure, loss=loss, frechet=frechet)
 
 
-def _runtimes(files: BundleFiles) -> dict[str, tuple[str, set[str]]]:
-    """Version and precisions of the runtimes that are ready here, ONNX Runtime first."""
+def _runtimes(files: BundleFiles, precision: str) -> dict[str, tuple[str, set[str]]]:
+    """Version of the ready runtimes, and which of fp32 and the precision each takes; ONNX Runtime first."""
     found: dict[str, tuple[str, set[str]]] = {}
-    for name, precision, version in candidates_of(files, "auto", None)[0]:
-        if name != TORCH:
-            found.setdefault(name, (version, set()))[1].add(precision)
+    for wanted in ("fp32", precision):
+        for name, able, version in candidates_of(files, "auto", wanted)[0]:
+            if name != TORCH:
+                found.setdefault(name, (version, set()))[1].add(able)
     return found
 
 
-def _both(files: BundleFiles, precision: str, threads: int | None, stack: ExitStack) -> tuple[Session, Session]:
-    """Both precisions on the first runtime that takes them."""
-    refused = []
-    for name, (_, able) in _runtimes(files).items():
+@contextmanager
+def both_sessions(files: BundleFiles, precision: str, threads: int | None) -> Iterator[tuple[Session, Session]]:
+    """Float32 and the precision on the first runtime that takes both, ONNX Runtime if it can.
+
+    Raises:
+        RuntimeUnavailable: none here does; the message says why.
+    """
+    refused = [lost.words() for lost in candidates_of(files, "auto", precision)[1] if lost.runtime != TORCH]
+    for name, (_, able) in _runtimes(files, precision).items():
         if not {"fp32", precision} <= able:
-            refused.append(f"{name} computes in {', '.join(sorted(able))}")
             continue
         with ExitStack() as opening:
             try:
@@ -124,8 +129,8 @@ def _both(files: BundleFiles, precision: str, threads: int | None, stack: ExitSt
             except BundleError as error:
                 refused.append(f"{name}: {error}")
                 continue
-            stack.enter_context(opening.pop_all())
-            return fp32, own
+            yield fp32, own
+            return
     raise RuntimeUnavailable(
         f"no runtime here computes both fp32 and {precision}, so neither can be held to the other: "
         + ("; ".join(refused) or "none is ready; pip install onnxruntime")
@@ -134,7 +139,7 @@ def _both(files: BundleFiles, precision: str, threads: int | None, stack: ExitSt
 
 def _speeds(files: BundleFiles, precision: str, threads: int | None) -> tuple[tuple[Speed, ...], tuple[str, ...]]:
     """Times of all runtimes in turn; and who failed, with the reason."""
-    able = {name: found for name, found in _runtimes(files).items() if "fp32" in found[1]}
+    able = {name: found for name, found in _runtimes(files, precision).items() if "fp32" in found[1]}
     contestants = [(name, each) for name, (_, has) in able.items() for each in ("fp32", precision) if each in has]
     turns = turns_of(files, contestants, threads)
     speeds = [

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from elit_edge.calibration.held_out import SEEDS
-from elit_edge.calibration.paired import frechet_change, mean
-from elit_edge.errors import PictureError, RequestError
-from elit_edge.evaluation.evaluating import BATCH, relative_distances
+from elit_edge.calibration.proof.held_out import SEEDS
+from elit_edge.calibration.proof.paired import frechet_change, mean
+from elit_edge.errors import PictureError
+from elit_edge.evaluation.evaluating import BATCH, relative_distances, shown
 from elit_edge.evaluation.features import FeatureNetwork
 from elit_edge.evaluation.plans import Plan, reference_plan
 from elit_edge.generation import Progress, generate
@@ -57,7 +56,9 @@ def compare(
     """
     studio = _Studio(fp32.manifest, budgets, recipe, 1 if network is None else 2, report)
     reference = studio.samples(fp32, studio.reference)
-    others = None if network is None else network(studio.shown(studio.samples(fp32, studio.reference, OTHER_SEEDS)))
+    others = (
+        None if network is None else network(shown(studio.samples(fp32, studio.reference, OTHER_SEEDS), fp32.manifest))
+    )
     found: dict[int, Compared] = {}
     broken: list[str] = []
     for latents in budgets:
@@ -66,7 +67,7 @@ def compare(
             continue
         change = None
         if network is not None and others is not None:
-            change = frechet_change(network(studio.shown(ours)), network(studio.shown(theirs)), others)
+            change = frechet_change(network(shown(ours, fp32.manifest)), network(shown(theirs, fp32.manifest)), others)
         loss = relative_distances(ours, reference) - relative_distances(theirs, reference)
         found[latents] = (mean(relative_distances(ours, theirs)), mean(loss), change)
     return found, tuple(broken)
@@ -118,25 +119,3 @@ class _Studio:
             )
             made.append(generation.samples)
         return np.concatenate(made)
-
-    def shown(self, samples: Array) -> Array:
-        """As they are looked at: pixels end at -1 and 1, latents do not."""
-        return samples.clip(-1, 1) if self._manifest.sample_space == "pixels" else samples
-
-
-def open_network(path: Path | None, manifest: Manifest, pictures: int, threads: int | None) -> FeatureNetwork | None:
-    """The network, if one was given.
-
-    Raises:
-        RequestError: it cannot be used, or there are too few pictures for it.
-    """
-    if path is None:
-        return None
-    model = manifest.model
-    network = FeatureNetwork(path, (model.in_channels, model.image_size, model.image_size), threads)
-    if 0 < pictures <= network.size:
-        raise RequestError(
-            f"--pictures {pictures}: a Frechet distance over {network.size} features needs more pictures than that; "
-            f"give at least {network.size + 1}"
-        )
-    return network

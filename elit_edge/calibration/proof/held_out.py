@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from elit_edge.calibration.guided import guided_velocity
 from elit_edge.noise import SEED_LIMIT, NoiseStream
 from elit_edge.parity import EXACT_DB, psnr_db
 from elit_edge.runtimes.contract import FloatArray, IntArray, Session
@@ -46,23 +47,16 @@ def guided_states(session: Session, latents: int, seed: int) -> Iterator[State]:
     model, sampler = manifest.model, manifest.sampler
     guidance = Guidance(sampler.guidance, sampler.scale, sampler.weak_latents)
     labels = np.arange(TRAJECTORIES) * model.num_classes // TRAJECTORIES
-    weak_labels = labels if guidance.kind == "autoguidance" else np.full_like(labels, model.null_label)
-    weak_latents = latents if guidance.kind == "cfg" else guidance.weak_latents
     grid = times("euler", STEPS)
     passed: list[State] = []
 
     def field(x: Array, index: int, _move: Move) -> FloatArray:
         sample, t = x.astype(np.float32), np.full(len(labels), grid[index], np.float32)
         passed.append((sample, t, labels))
-        strong = session.velocity(sample, t, labels, latents)
-        if not guidance.active(float(grid[index])):
-            return strong
-        weak = session.velocity(sample, t, weak_labels, weak_latents)
-        guided: FloatArray = weak + np.float32(guidance.scale) * (strong - weak)
-        return guided
+        return guided_velocity(session, guidance, sample, float(grid[index]), labels, latents)
 
     shape = (model.in_channels, model.image_size, model.image_size)
     noise = NoiseStream((seed + SEEDS) % SEED_LIMIT, len(labels)).draw(shape)
-    moves = (Move(index, latents, weak_latents) for index in range(1, STEPS + 1))
+    moves = (Move(index, latents, guidance.weak_latents) for index in range(1, STEPS + 1))
     for _ in solve(field, noise, "euler", grid, moves):
         yield passed.pop()

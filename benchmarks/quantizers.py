@@ -148,19 +148,26 @@ def ort_dynamic(source: Path, _feeds: list[Feeds], target: Path, *, seven: bool)
 
 
 def ort_weights(source: Path, _feeds: list[Feeds], target: Path, *, bits: int) -> Path:
-    form = quantization.QuantFormat.QDQ
+    form = quantization.QuantFormat.QDQ if bits == 4 else quantization.QuantFormat.QOperator
     quantizer = MatMulNBitsQuantizer(onnx.load(source), bits, block_size=64, is_symmetric=True, quant_format=form)
     quantizer.process()
     onnx.save(quantizer.model.model, target)
     return target
 
 
-def nncf_static(source: Path, feeds: list[Feeds], target: Path, *, backend: str, seven: bool) -> Path:
+def nncf_static(
+    source: Path, feeds: list[Feeds], target: Path, *, backend: str, seven: bool = True, symmetric: bool = False
+) -> Path:
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
     fix = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE if seven else OverflowFix.DISABLE)
-    settings = {"model_type": nncf.ModelType.TRANSFORMER, "advanced_parameters": fix, "subset_size": len(feeds)}
+    settings = {
+        "model_type": nncf.ModelType.TRANSFORMER,
+        "preset": nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
+        "advanced_parameters": fix,
+        "subset_size": len(feeds),
+    }
     if backend == "onnx":
         onnx.save(nncf.quantize(onnx.load(source), nncf.Dataset(feeds), **settings), target)
         return target
@@ -170,13 +177,16 @@ def nncf_static(source: Path, feeds: list[Feeds], target: Path, *, backend: str,
     return target
 
 
-def nncf_weights(source: Path, feeds: list[Feeds], target: Path) -> Path:
+def nncf_weights(source: Path, feeds: list[Feeds], target: Path, **options: bool) -> Path:
     import nncf
+    from nncf.quantization.advanced_parameters import AdvancedCompressionParameters, GroupSizeFallbackMode
 
     target = target.with_suffix(".xml")
     made = nncf.compress_weights(
-        ov.Core().read_model(source), mode=nncf.CompressWeightsMode.INT4_SYM, group_size=64, all_layers=True, gptq=True,
+        ov.Core().read_model(source), mode=nncf.CompressWeightsMode.INT4_SYM, group_size=64, all_layers=True,
         dataset=nncf.Dataset(feeds), subset_size=len(feeds),
+        advanced_parameters=AdvancedCompressionParameters(group_size_fallback_mode=GroupSizeFallbackMode.ADJUST),
+        **options,
     )  # fmt: skip
     ov.save_model(made, target, compress_to_fp16=False)
     return target
@@ -206,16 +216,19 @@ TOOLS: dict[str, Tool] = {
     "ORT static, Entropy, 7 bits, inputs alone, by batches": partial(ort_static, method="Entropy", **BATCHES),
     "ORT static, SmoothQuant": partial(ort_static, SmoothQuant=True, **INPUTS),
     "NNCF on ONNX, 8 bits": partial(nncf_static, backend="onnx", seven=False),
-    "NNCF on ONNX, 7 bits": partial(nncf_static, backend="onnx", seven=True),
+    "NNCF on ONNX, 7 bits": partial(nncf_static, backend="onnx"),
+    "NNCF on ONNX, 7 bits, symmetric": partial(nncf_static, backend="onnx", symmetric=True),
     "NNCF on OpenVINO, 8 bits": partial(nncf_static, backend="openvino", seven=False),
-    "NNCF on OpenVINO, 7 bits": partial(nncf_static, backend="openvino", seven=True),
+    "NNCF on OpenVINO, 7 bits": partial(nncf_static, backend="openvino"),
     "modelopt, max": partial(modelopt, mode="int8", method="max", **PRODUCTS),
     "modelopt, entropy": partial(modelopt, mode="int8", method="entropy", **PRODUCTS),
     "ORT dynamic, 8 bits": partial(ort_dynamic, seven=False),
     "ORT dynamic, 7 bits": partial(ort_dynamic, seven=True),
     "ORT weights, 8 bits": partial(ort_weights, bits=8),
     "ORT weights, 4 bits": partial(ort_weights, bits=4),
-    "NNCF weights, 4 bits, GPTQ": nncf_weights,
+    "NNCF weights, 4 bits": nncf_weights,
+    "NNCF weights, 4 bits, scale estimation": partial(nncf_weights, scale_estimation=True),
+    "NNCF weights, 4 bits, GPTQ": partial(nncf_weights, gptq=True),
     "modelopt weights, 4 bits": partial(modelopt, mode="int4", method="rtn_dq", block_size=64),
     "modelopt weights, 4 bits, AWQ": partial(modelopt, mode="int4", method="awq_lite", block_size=64),
 }
@@ -436,7 +449,7 @@ def ablate(bench: Bench) -> None:
 
 
 def main() -> None:
-    logging.disable(logging.WARNING)
+    logging.disable()
     ort.set_default_logger_severity(3)
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF would send events with it
     print(f"{describe()}; load before the start {load_average():.1f}")

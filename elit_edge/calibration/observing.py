@@ -122,9 +122,9 @@ def observe(
             feeds: Feeds = {"x": states.x[batch], "modulations": modulations}
             feeds["latents"] = np.zeros(stratum.latents, np.int64)
             found, inputs = second.run(feeds)
-            _check_finite(found, "the velocity", stratum)
             for site in second.sites:
                 _keep(seen[site.name], inputs[site.source], stratum, -(-share // len(batches)))
+            _check_finite(found, "the velocity", stratum)
         report(done / len(strata))
     return seen
 

@@ -32,6 +32,8 @@ INT4 = Grid(-8, 7)
 BLOCK = 64
 """Inputs that share a scale in four bits; where it does not divide them, the largest power of two that does."""
 DAMPING = 0.01
+LEAST = 1e-30
+"""Weights below it are none: their scale would be no normal number."""
 LAZY = 128
 """Rows that are rounded before what is left of the matrix is brought up to date."""
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
@@ -76,8 +78,9 @@ def compensated(weight: FloatArray, rows: FloatArray, scales: FloatArray, grid: 
     inputs = len(weight)
     seen = torch.from_numpy(rows).double()
     hessian = seen.T @ seen
-    hessian.diagonal()[hessian.diagonal() == 0] = 1  # a channel that is never used
-    hessian.diagonal().add_(DAMPING * float(hessian.diagonal().mean()))
+    mean = float(hessian.diagonal().mean()) or 1.0
+    hessian.diagonal()[hessian.diagonal() == 0] = mean  # a channel that is never used
+    hessian.diagonal().add_(DAMPING * mean)
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
     factor = _inverse_factor(hessian[order][:, order])
     left = torch.from_numpy(weight)[order].double()
@@ -97,9 +100,10 @@ def compensated(weight: FloatArray, rows: FloatArray, scales: FloatArray, grid: 
 
 
 def _inverse_factor(hessian: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverse."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    """Upper Cholesky factor U of the inverse, U^T U, without the inverse: with H = R R^T and R upper, it is R^-1."""
+    root = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
+    unit = torch.eye(len(root), dtype=root.dtype)
+    factor: Tensor = torch.linalg.solve_triangular(root, unit, upper=True)
     return factor
 
 
@@ -125,7 +129,7 @@ def block_scales(weight: FloatArray, grid: Grid) -> FloatArray:
 
 
 def _scales(greatest: FloatArray, grid: Grid) -> FloatArray:
-    scales: FloatArray = np.where(greatest > 0, greatest / grid.greatest, 1).astype(np.float32)
+    scales: FloatArray = np.where(greatest > LEAST, greatest / grid.greatest, 1).astype(np.float32)
     return scales
 
 

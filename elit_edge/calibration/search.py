@@ -18,6 +18,9 @@ from elit_edge.calibration.smoothing import factors
 
 ALPHAS = (None, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 ROWS_A_BUDGET = 256
+WORTH_CLIPPING = 2.5
+"""So many times must clipping lower a product's squared error below that of min-max. What is clipped errs one way in every
+token, so that it does more harm behind the product than the sum of squares says (docs/calibration.md)."""
 WORTH_A_PASS = 1.6
 """A smoothing that the graph has to multiply for must lower the squared error so many times."""
 
@@ -75,7 +78,7 @@ def _best(
     exact: list[Tensor],
     foldable: bool,
 ) -> Choice:
-    """The observer that serves a smoothing best."""
+    """The observer that serves a smoothing best; min-max unless another is much better."""
     s = None if alpha is None else factors(observed.channel_max, weight, alpha)
     divisor = np.ones(len(weight), np.float32) if s is None else s
     smooth_weight = weight * divisor[:, None]
@@ -93,7 +96,9 @@ def _best(
                 _error(rounded_rows(rows, bound) @ rounded, right) for rows, right in zip(smoothed, exact, strict=True)
             )
         found.append(Choice(observed.site, observer, alpha, s, foldable, bound, tried[bound]))
-    return min(found, key=lambda choice: choice.error)
+    plain = next(choice for choice in found if choice.observer == "min-max")
+    best = min(found, key=lambda choice: choice.error)
+    return best if best.error * WORTH_CLIPPING < plain.error else plain
 
 
 def rounded_rows(rows: Tensor, bound: float) -> Tensor:

@@ -27,6 +27,8 @@ STATES_A_BUDGET = 8
 WORK_FLOPS = 1e14
 """Of all layers alone, together. A model so large that this is fewer states is looked at where it is extreme: at its
 least and its full budget."""
+MUCH_HARM, HARDLY_WORK = 0.2, 0.01
+"""A layer that does so much of all harm, with so little of all work, is left in floating point in any case."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,10 @@ def joint_db(model: DiffusionTransformer, layers: Mapping[str, Simulated], state
 def layers_to_leave(
     sensitivities: Mapping[str, Sequence[Sensitivity]], work: Mapping[str, int], target_db: float
 ) -> tuple[str, ...]:
-    """Layers whose quantization costs more than the target allows: fewest multiply-adds for the most error first.
+    """Layers whose quantization costs more than it is worth, and more than the target allows.
+
+    Those go first that do much of the harm for hardly any of the work; then, while the target is missed, whoever has
+    the most error for the fewest multiply-adds.
 
     Squared errors of single layers add up, as those of independent roundings do; the caller measures what came of it.
 
@@ -119,16 +124,24 @@ def layers_to_leave(
         name: {each.latents: 10 ** (-each.psnr_db / 10) for each in found} for name, found in sensitivities.items()
     }
     total_work = sum(work[name] for name in errors)
-    left: list[str] = []
     allowed = 10 ** (-target_db / 10)
+    left: list[str] = []
     while errors:
         sums = {latents: math.fsum(error[latents] for error in errors.values()) for latents in budgets}
         worst = max(sums, key=lambda latents: sums[latents])
-        if sums[worst] <= allowed:
+        cheap = [
+            name
+            for name, error in errors.items()
+            if error[worst] > MUCH_HARM * sums[worst] and work[name] < HARDLY_WORK * total_work
+        ]
+        if not cheap and sums[worst] <= allowed:
             break
         # a layer that alone is over what is allowed must go; otherwise the cheapest for its harm
         alone = [name for name, error in errors.items() if error[worst] > allowed]
-        name = max(alone or errors, key=lambda each: errors[each][worst] / (work[each] / total_work + 1 / len(work)))
+        name = max(
+            cheap or alone or errors,
+            key=lambda each: errors[each][worst] / (work[each] / total_work + 1 / len(work)),
+        )
         left.append(name)
         del errors[name]
     return tuple(left)

@@ -50,6 +50,7 @@ def find_sites(model: ir.Model, role: Role) -> tuple[Site, ...]:
         if node.op_type not in ("MatMul", "Gemm"):
             continue
         source, weight = node.inputs[:2]
+        _check_form(node)
         if weight is None or source is None or weight.const_value is None:
             continue  # two activations: attention of an older opset
         transposed = node.attributes.get_int("transB", 0) == 1
@@ -69,6 +70,19 @@ def find_sites(model: ir.Model, role: Role) -> tuple[Site, ...]:
         layer = name.removesuffix(TRANSPOSED).removesuffix(WEIGHT)
         found.append(Site(layer, role, str(node.name), str(source.name), name, inputs, outputs))
     return tuple(found)
+
+
+def _check_form(node: ir.Node) -> None:
+    """Products that elit-edge does not write, and a scheme would take for others."""
+    first = node.inputs[0]
+    plain = {"transA": 0, "alpha": 1.0, "beta": 1.0}
+    odd = [name for name, value in plain.items() if name in node.attributes and node.attributes[name].value != value]
+    if odd or (first is not None and first.const_value is not None):
+        found = f"has {', '.join(odd)}" if odd else "multiplies a constant by an activation"
+        raise CalibrationError(
+            f"node {node.name}, a {node.op_type}, {found}, and no scheme takes that; "
+            "calibrate a bundle that `elit-edge export` made"
+        )
 
 
 def weight_of(models: Mapping[Role, ir.Model], site: Site) -> npt.NDArray[np.float32]:

@@ -28,6 +28,8 @@ INTEGER = ("int8", "int8-dynamic", "w8", "w4")
 BITS = {"int8": SEVEN_BITS, "int8-dynamic": SEVEN_BITS, "w8": INT8, "w4": INT4}
 integer = pytest.mark.parametrize("precision", INTEGER)
 RUNTIMES = ("onnxruntime", "openvino")
+WELL_DB = {"int8": 46, "int8-dynamic": 44, "w8": 52, "w4": 33}
+"""What the tiny model holds, less 3 dB and more: the gates alone let a wrong scale of some layers pass."""
 NEAR_DB = 40
 """Between two runtimes on the same graph: a value at the edge of two integers may fall to either."""
 
@@ -97,9 +99,10 @@ def velocities(grown, cases):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @integer
 def test_the_velocity_holds_the_gate_at_every_budget(precision, runtime, velocities, cases):
+    assert WELL_DB[precision] > GATE_DB[precision]
     for found, (latents, _, _, _, exact) in zip(velocities(precision, runtime), cases, strict=True):
         for value, right in zip(found, exact, strict=True):
-            assert GATE_DB[precision] < psnr_db(value, right) < 70, latents
+            assert WELL_DB[precision] < psnr_db(value, right) < 70, latents
 
 
 @integer

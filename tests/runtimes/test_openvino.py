@@ -1,16 +1,19 @@
 """What is special to OpenVINO: precisions that follow the CPU, its silence, its errors."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
 from textwrap import dedent
 
+import msgspec
 import numpy as np
 import pytest
 
 from elit_edge import Bundle
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError
+from elit_edge.export.exporter import export
 from elit_edge.runtimes.openvino_ import RUNTIME
 
 pytest.importorskip("openvino")
@@ -141,3 +144,17 @@ def test_no_telemetry_is_sent_and_nothing_is_written_to_the_home_folder(tiny_bun
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == "[] []"
     assert list(home.rglob("*")) == []
+
+
+def test_a_first_call_with_one_key_spoils_no_later_one(tiny_checkpoint, tmp_path):
+    """Where Write reads the kept latents alone, the least budget gives its attention one key."""
+    config = msgspec.structs.replace(tiny_checkpoint.config, write_latents="kept")
+    export(dataclasses.replace(tiny_checkpoint, config=config), tmp_path / "kept.elit", check=False)
+    bundle = Bundle.open(tmp_path / "kept.elit")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, config.in_channels, config.image_size, config.image_size))
+    t, y = np.full(4, 0.5), np.zeros(4, np.int64)
+    with bundle.prepare("openvino", threads=1) as ours, bundle.prepare("onnxruntime", threads=1) as theirs:
+        for latents in (1, 2, 8, 16):
+            right = theirs.velocity(x, t, y, latents)
+            np.testing.assert_allclose(ours.velocity(x, t, y, latents), right, atol=1e-5)

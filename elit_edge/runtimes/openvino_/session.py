@@ -101,10 +101,19 @@ class OpenVinoSession(Session):
         super().__init__(files.manifest, "openvino", precision)
         self._condition: _Graph | None = self._open(files, "condition", threads)
         self._velocity: _Graph | None = self._open(files, "velocity", threads)
+        self._settle()
 
     def _open(self, files: BundleFiles, role: Role, threads: int | None) -> _Graph:
         graphs = self.precision if self.precision in self.manifest.precisions else "fp32"
         return _Graph(files.graph_path(self.manifest.graph(role, graphs)), self.precision, threads)
+
+    def _settle(self) -> None:
+        """One velocity at the full budget. An attention whose first call has a single key computes every later call
+        wrong (OpenVINO 2026.4, x86): at the least budget, of a model whose Write reads kept latents alone, for one."""
+        model = self.manifest.model
+        modulations = np.zeros((1, model.modulation_size), np.float32)
+        x = np.zeros((1, model.in_channels, model.image_size, model.image_size), np.float32)
+        self.velocity_from(x, modulations, model.latents_per_group)
 
     def condition(self, t: FloatArray, y: IntArray) -> FloatArray:
         assert self._condition is not None, "the session is closed"

@@ -19,8 +19,8 @@ from elit_edge.calibration.smoothing import factors
 ALPHAS = (None, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 ROWS_A_BUDGET = 256
 WORTH_CLIPPING = 2.5
-"""So many times must clipping lower a product's squared error below that of min-max. What is clipped errs one way in every
-token, so that it does more harm behind the product than the sum of squares says (docs/calibration.md)."""
+"""So many times must clipping lower a product's squared error below that of min-max: what is clipped errs one way in
+every token, and does more harm behind the product than the sum of squares says (docs/calibration.md)."""
 WORTH_A_PASS = 1.6
 """A smoothing that the graph has to multiply for must lower the squared error so many times."""
 

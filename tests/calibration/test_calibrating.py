@@ -23,8 +23,17 @@ from elit_edge.calibration.states import default_recipe, source_digest
 from elit_edge.errors import BundleError, CalibrationError, ParityError
 from elit_edge.export.verify import verify
 from elit_edge.model.bundle_weights import model_of_bundle
+from elit_edge.profiling import turns
 from elit_edge.profiling.choosing import candidates_of
 from elit_edge.runtimes.registry import choose
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_round():
+    """Whether a precision is faster is not asked here: its graphs really run, once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "ROUNDS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/runtimes.py
 	$(BIN)/python benchmarks/deadlines.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/calibration.py
 
 test-arm64: $(READY)
 	@echo "== ARM: the wheel under qemu (the first time makes a Debian root: minutes)"

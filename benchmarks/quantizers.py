@@ -1,6 +1,6 @@
 """Existing quantization tools and ours, on the velocity graph of the sample, calibrated on the same states.
 
-Usage: python benchmarks/quantizers.py      # prints the tables of docs/quantizers.md; a quiet machine, 15 minutes
+Usage: python benchmarks/quantizers.py      # prints the tables of docs/calibration.md; a quiet machine, 15 minutes
 
 Tools that are not installed are passed over. They are no part of the project's environment; to add them to a copy:
 pip install nncf lief cppimport omegaconf pulp pydantic regex tqdm

@@ -20,8 +20,9 @@ EXPORT_COPIES = 1.3
 VERIFY_COPIES = 7.3
 """Copies of the weights that an export holds at its peak, without and with the parity gate, which has every graph open
 beside PyTorch's model. Measured on x86 with 6 and 36 million weights: docs/benchmarks.md."""
-SET_COPIES, PROOF_COPIES = 6.0, 4.5
-"""Copies of the weights that a calibration holds at its peak, with and without a set."""
+CALIBRATION_COPIES = 6.0
+"""Of a calibration and the process beside it that times all runtimes in both precisions. Measured with 675 million
+weights: 5.9 (docs/benchmarks.md)."""
 GRAPH_BYTES, BLOCK_BYTES = 16 << 10, 10 << 10
 """A graph file without its weights, and what each block adds to it."""
 RUN_BASE_BYTES = 132 << 20
@@ -43,10 +44,9 @@ def bundle_bytes(config: ModelConfig) -> int:
     return FLOAT_BYTES * parameters(config) + graphs * (GRAPH_BYTES + config.depth * BLOCK_BYTES)
 
 
-def calibration_memory_bytes(manifest: Manifest, *, needs_set: bool) -> int:
-    """Peak memory of a calibration and its proof."""
-    copies = SET_COPIES if needs_set else PROOF_COPIES
-    return EXPORT_BASE_BYTES + int(copies * FLOAT_BYTES * parameters(manifest.model))
+def calibration_memory_bytes(manifest: Manifest) -> int:
+    """Peak memory of a calibration and its proof, all processes together."""
+    return EXPORT_BASE_BYTES + int(CALIBRATION_COPIES * FLOAT_BYTES * parameters(manifest.model))
 
 
 def run_memory_bytes(manifest: Manifest, batch: int) -> int:

@@ -155,7 +155,7 @@ def _check(files: BundleFiles, scheme: Precision, target: Path) -> None:
         raise CalibrationError(f"{target} is the bundle itself, which is never changed; give the new one another name")
     needed = sum(entry.bytes for entry in files.manifest.files.values())
     check_memory(
-        calibration_memory_bytes(files.manifest, needs_set=scheme in NEEDS_SET) - resident_bytes(),
+        calibration_memory_bytes(files.manifest) - resident_bytes(),
         f"calibrating {name}",
         "close other programs",
     )

@@ -420,16 +420,18 @@ def ablate(bench: Bench) -> None:
     """What each part of ours is worth, simulated in PyTorch: no layer is left out, conditions stay in float32."""
     table("Parts of elit-edge int8; products in floats", "parts", *BY_BUDGET)
     evidence = bench.evidence(bench.stratified)
-    every: Mapping[str, Any] = {"ALPHAS": search.ALPHAS}
-    unsmoothed: Mapping[str, Any] = {"ALPHAS": (None, None)}
-    least: Mapping[str, Any] = {**unsmoothed, "OBSERVERS": {"min-max": OBSERVERS["min-max"]}}
+    every: Mapping[str, Any] = {"WORTH_CLIPPING": 1.0}
+    unsmoothed: Mapping[str, Any] = {**every, "ALPHAS": (None, None)}
+    least: Mapping[str, Any] = {"ALPHAS": (None, None), "OBSERVERS": {"min-max": OBSERVERS["min-max"]}}
+    ours: Mapping[str, Any] = {}
     parts = {
         "min-max": (least, False, SEVEN_BITS),
         "best observer": (unsmoothed, False, SEVEN_BITS),
         "best observer, smoothing": (every, False, SEVEN_BITS),
         "best observer, smoothing, compensated rounding": (every, True, SEVEN_BITS),
         "min-max, compensated rounding": (least, True, SEVEN_BITS),
-        "all, with weights of 8 bits": (every, True, INT8),
+        "as it is: clipping must pay 2.5 times": (ours, True, SEVEN_BITS),
+        "the same with weights of 8 bits": (ours, True, INT8),
     }
     for name, (replaced, compensating, grid) in parts.items():
         layers = {}
@@ -437,7 +439,7 @@ def ablate(bench: Bench) -> None:
             if site.role == "condition":
                 continue
             seen, weight = evidence.seen[site.name], weight_of(bench.models, site)
-            with patch.multiple(search, **replaced):
+            with patch.multiple(search, **replaced) if replaced else contextlib.nullcontext():
                 choice = search.choose(seen, weight, foldable=folds(site, bench.manifest.model))
             s = np.ones(site.inputs, np.float32) if choice.smoothing is None else choice.smoothing
             smooth, rows = weight * s[:, None], torch.from_numpy(np.concatenate(seen.rows) / s)

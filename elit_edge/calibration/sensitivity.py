@@ -125,26 +125,29 @@ def layers_to_leave(
     }
     total_work = sum(work[name] for name in errors)
     allowed = 10 ** (-target_db / 10)
-    left: list[str] = []
+    left = _cheap(errors, work)
+    for name in left:
+        del errors[name]
     while errors:
         sums = {latents: math.fsum(error[latents] for error in errors.values()) for latents in budgets}
         worst = max(sums, key=lambda latents: sums[latents])
-        cheap = [
-            name
-            for name, error in errors.items()
-            if error[worst] > MUCH_HARM * sums[worst] and work[name] < HARDLY_WORK * total_work
-        ]
-        if not cheap and sums[worst] <= allowed:
+        if sums[worst] <= allowed:
             break
         # a layer that alone is over what is allowed must go; otherwise the cheapest for its harm
         alone = [name for name, error in errors.items() if error[worst] > allowed]
-        name = max(
-            cheap or alone or errors,
-            key=lambda each: errors[each][worst] / (work[each] / total_work + 1 / len(work)),
-        )
+        name = max(alone or errors, key=lambda each: errors[each][worst] / (work[each] / total_work + 1 / len(work)))
         left.append(name)
         del errors[name]
     return tuple(left)
+
+
+def _cheap(errors: Mapping[str, Mapping[int, float]], work: Mapping[str, int]) -> list[str]:
+    """Layers that do much of the harm, at any budget, for hardly any of the work."""
+    total_work = sum(work[name] for name in errors)
+    small = [name for name in errors if work[name] < HARDLY_WORK * total_work]
+    budgets = {latents for error in errors.values() for latents in error}
+    sums = {latents: math.fsum(error[latents] for error in errors.values()) for latents in budgets}
+    return [name for name in small if any(errors[name][each] > MUCH_HARM * sums[each] for each in budgets)]
 
 
 def _picked(states: CalibrationSet, layers: int) -> dict[int, IntArray]:

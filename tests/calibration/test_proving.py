@@ -378,7 +378,7 @@ class Stranger:
 def test_the_next_runtime_judges_where_the_first_refuses(slightly, monkeypatch, no_clock):
     runtimes = {"stranger": Stranger(), "onnxruntime": choose("onnxruntime")}
     monkeypatch.setattr(proving, "choose", runtimes.__getitem__)
-    monkeypatch.setattr(proving, "_runtimes", lambda _: {name: ("7", {"fp32", "w8"}) for name in runtimes})
+    monkeypatch.setattr(proving, "_runtimes", lambda *_: {name: ("7", {"fp32", "w8"}) for name in runtimes})
     assert "on onnxruntime" in tried(slightly, pictures=0, budgets=(1,)).device
 
 

@@ -15,7 +15,7 @@ from elit_edge.cli.main import main
 from elit_edge.version import __version__
 
 SCRIPT = Path(sys.executable).with_name("elit-edge")
-COMMANDS = ("export", "inspect", "verify", "generate", "probe", "evaluate", "bench", "demo")
+COMMANDS = ("export", "inspect", "verify", "generate", "probe", "evaluate", "bench", "calibrate", "demo")
 EXPORT_EXTRA = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
 HIDING_FINDER = """

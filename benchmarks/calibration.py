@@ -86,7 +86,7 @@ def show(made: Calibrated, seconds: float) -> None:
     for each in verdict.budgets:
         cells = (each.departure, each.loss, each.frechet)
         print(f"| {each.latents} | {each.psnr_db:.1f} | {' | '.join(map(words, cells))} |")
-    print(f"\nsize over float32's: {verdict.size_ratio:.3f}; left in float32: {left(made) or 'no product of velocity'}")
+    print(f"\nsize over float32's: {verdict.size_ratio:.3f}; left out by the search: {left(made) or 'nothing'}")
     print("\n| runtime | J | float32, ms | own, ms | times as fast |\n| --- | --- | --- | --- | --- |")
     for speed in verdict.speeds:
         own = "–" if speed.own_ms is None else f"{speed.own_ms:.2f}"
@@ -98,13 +98,14 @@ def show(made: Calibrated, seconds: float) -> None:
 
 
 def left(made: Calibrated) -> str:
-    """Products of the velocity in floating point, where others of it are not."""
-    treatments = {layer.name: layer.treatment for layer in made.record.layers}
+    """Products of the velocity that the search left at eight bits and in float32."""
     conditions = ("time.", "final_modulation")
     return ", ".join(
-        name
-        for name, treatment in treatments.items()
-        if treatment == "w8" and not name.startswith(conditions) and not name.endswith(".modulation")
+        layer.name
+        for layer in made.record.layers
+        if layer.treatment == "w8" != made.calibration.precision
+        and not layer.name.startswith(conditions)
+        and not layer.name.endswith(".modulation")
     )
 
 

@@ -18,6 +18,8 @@ from elit_edge.errors import BundleError
 from elit_edge.files import current_umask
 from elit_edge.manifest import MANIFEST_FILE, FileEntry, Graph, Manifest, decode, encode
 
+FOLDERS = ("onnx", "calibration")
+"""All that a bundle holds beside its manifest."""
 CHUNK_BYTES = 1 << 20
 MANIFEST_LIMIT_BYTES = 16 << 20
 DAMAGED = "the bundle is damaged or was changed; copy or export it again"
@@ -143,6 +145,19 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
+
+
+def check_replaceable(target: Path) -> None:
+    """Refuse to replace what is somebody's other folder; a bundle may be damaged.
+
+    Raises:
+        BundleError: it is none.
+    """
+    if not target.exists():
+        return
+    names = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    if MANIFEST_FILE not in names or not names <= {MANIFEST_FILE, *FOLDERS}:
+        raise BundleError(f"{target} is no bundle, and --force replaces bundles alone; choose another name")
 
 
 def _sibling(target: Path, kind: str) -> Path:

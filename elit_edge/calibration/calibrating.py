@@ -11,12 +11,12 @@ import msgspec
 import onnx_ir as ir
 
 from elit_edge.bundle import Bundle
-from elit_edge.bundle_files import BundleFiles, file_entries, staged_folder, write_manifest
+from elit_edge.bundle_files import BundleFiles, check_replaceable, file_entries, staged_folder, write_manifest
 from elit_edge.calibration import schemes
 from elit_edge.calibration.collecting import collect
 from elit_edge.calibration.half import TYPES, narrow, stored_halves
 from elit_edge.calibration.observing import Observed, observe
-from elit_edge.calibration.proof.proving import prove
+from elit_edge.calibration.proof.proving import check_settings, prove
 from elit_edge.calibration.record import Layer, Record, Treatment, encode
 from elit_edge.calibration.rewriting import rewrite, stored_weights
 from elit_edge.calibration.schemes import Evidence, Scheme
@@ -91,6 +91,9 @@ def calibrate(
     """
     files = bundle.files
     _check(files, scheme, target)
+    check_settings(files.manifest, pictures, files.manifest.sampler.steps, features, threads)
+    if force:
+        check_replaceable(target)
     with staged_folder(target, replace=force) as stage:
         for name in files.manifest.files:
             (stage / name).parent.mkdir(parents=True, exist_ok=True)

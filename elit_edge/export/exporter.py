@@ -12,7 +12,14 @@ import msgspec
 import onnx_ir as ir
 
 from elit_edge.budget import flops
-from elit_edge.bundle_files import BundleFiles, file_entries, sha256_of, staged_folder, write_manifest
+from elit_edge.bundle_files import (
+    BundleFiles,
+    check_replaceable,
+    file_entries,
+    sha256_of,
+    staged_folder,
+    write_manifest,
+)
 from elit_edge.errors import BundleError, ExportError
 from elit_edge.export.onnx_graphs import (
     INPUTS,
@@ -27,7 +34,6 @@ from elit_edge.export.verify import verify
 from elit_edge.export.weights_file import write_weights
 from elit_edge.fit import bundle_bytes, check_disk, check_memory, export_memory_bytes, resident_bytes
 from elit_edge.manifest import (
-    MANIFEST_FILE,
     Budget,
     Graph,
     Manifest,
@@ -105,8 +111,8 @@ def export(
         "close other programs or use --no-verify",
     )
     check_disk(target.absolute().parent, bundle_bytes(checkpoint.config), name)
-    if force and target.exists() and not _looks_like_a_bundle(target):
-        raise BundleError(f"{target} is no bundle, and --force replaces bundles alone; choose another name")
+    if force:
+        check_replaceable(target)
     try:
         with staged_folder(target, replace=force) as stage:
             graphs = _write_graphs(checkpoint, stage, report)
@@ -124,12 +130,6 @@ def export(
             ) from error
         raise ExportError(f"cannot write {target}: {error}") from error
     return Exported(manifest, fresh=True)
-
-
-def _looks_like_a_bundle(target: Path) -> bool:
-    """Damaged perhaps, but nothing that is somebody's other folder."""
-    names = {path.name for path in target.iterdir()} if target.is_dir() else set()
-    return MANIFEST_FILE in names and names <= {MANIFEST_FILE, FOLDER}
 
 
 def _up_to_date(target: Path, config: ModelConfig, provenance: Provenance, check: bool) -> Manifest | None:

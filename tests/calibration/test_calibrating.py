@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -20,7 +21,7 @@ from elit_edge.calibration.collecting import collect
 from elit_edge.calibration.record import decode
 from elit_edge.calibration.set_file import save_set
 from elit_edge.calibration.states import default_recipe, source_digest
-from elit_edge.errors import BundleError, CalibrationError, ParityError
+from elit_edge.errors import BundleError, CalibrationError, ParityError, RequestError
 from elit_edge.export.verify import verify
 from elit_edge.model.bundle_weights import model_of_bundle
 from elit_edge.profiling import turns
@@ -273,3 +274,22 @@ def test_a_set_of_other_weights_is_refused_before_anything_is_written(source, se
     with pytest.raises(CalibrationError, match="taken from other weights"):
         calibrate(Bundle.open(folder), "int8", tmp_path / "new.elit", states=set_path, pictures=0)
     assert not (tmp_path / "new.elit").exists()
+
+
+def test_force_replaces_bundles_alone(make, tmp_path):
+    mine = tmp_path / "mine.elit"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(BundleError, match="is no bundle, and --force replaces bundles alone"):
+        make("w8", mine, force=True)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+    made = make("w8", tmp_path / "new.elit", accept_anyway=True)
+    assert make("w8", tmp_path / "new.elit", accept_anyway=True, force=True).record == made.record
+
+
+@pytest.mark.parametrize("wrong", [{"pictures": 1}, {"pictures": -3}, {"features": Path("none.onnx")}])
+def test_settings_of_the_proof_are_asked_before_the_work(make, tmp_path, wrong):
+    stages = []
+    with pytest.raises(RequestError):
+        make("int8", tmp_path / "new.elit", report=lambda stage, _share: stages.append(stage), **wrong)
+    assert stages == []

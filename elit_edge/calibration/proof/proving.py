@@ -15,6 +15,8 @@ from elit_edge.calibration.proof.picturing import Compared, Recipe, Report, comp
 from elit_edge.device import probe
 from elit_edge.errors import BudgetError, BundleError, RequestError, RuntimeUnavailable
 from elit_edge.evaluation.evaluating import open_network
+from elit_edge.evaluation.features import FeatureNetwork
+from elit_edge.manifest import Manifest
 from elit_edge.parity import GATE_DB
 from elit_edge.profiling.choosing import candidates_of
 from elit_edge.profiling.turns import turns_of
@@ -66,9 +68,7 @@ def prove(
     ladder = tuple(sorted(set(budgets)))
     if not ladder or not set(ladder) <= set(manifest.budgets):
         raise BudgetError(f"budgets {list(budgets)}: the bundle's are {list(manifest.budgets)}; give at least one")
-    if pictures < 0 or pictures == 1 or steps < 1:
-        raise RequestError(f"pictures = {pictures}, steps = {steps}: at least two pictures (or none) and one step")
-    network = open_network(features, manifest, pictures, threads)
+    network = check_settings(manifest, pictures, steps, features, threads)
     recipe = Recipe(pictures, steps, seed)
     with both_sessions(files, precision, threads) as (fp32, own):
         nearness = {}
@@ -93,6 +93,19 @@ def prove(
         faults=(),
     )
     return msgspec.structs.replace(verdict, faults=(*broken, *faults(verdict)))
+
+
+def check_settings(
+    manifest: Manifest, pictures: int, steps: int, features: Path | None, threads: int | None
+) -> FeatureNetwork | None:
+    """What a proof can be asked for, before the work that it is for; and the feature network, if one was given.
+
+    Raises:
+        RequestError: settings that nothing can be judged by.
+    """
+    if pictures < 0 or pictures == 1 or steps < 1:
+        raise RequestError(f"pictures = {pictures}, steps = {steps}: at least two pictures (or none) and one step")
+    return open_network(features, manifest, pictures, threads)
 
 
 def _budget(latents: int, psnr_db: float, compared: Compared | None) -> BudgetVerdict:

@@ -149,6 +149,11 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         """How a precision was made; None for one that came from the export."""
         return next((each for each in self.calibrations if each.precision == precision), None)
 
+    def departure(self, precision: str) -> float:
+        """How far a precision's pictures were found from float32's; 0 for one that came from the export."""
+        calibration = self.calibration(precision)
+        return 0.0 if calibration is None else calibration.verdict.departure
+
     def graph(self, role: Role, precision: str, latents: int | None = None) -> Graph:
         """The graph of a role; with `latents`, the one specialised to that budget.
 

@@ -170,7 +170,7 @@ class Planner:
             manifest.latents_per_group, defaults.guidance, defaults.weak_latents, defaults.scale
         )
         flops = {rung.latents: rung.velocity_flops for rung in manifest.ladder}
-        departures = {each.precision: each.verdict.departure for each in manifest.calibrations}
+        departures = {precision: manifest.departure(precision) for precision in manifest.precisions}
         costs = [Costs(profile, flops) for profile in profiles]
         return cls(costs, Loss(table), flops, opening=opening, departures=departures)
 

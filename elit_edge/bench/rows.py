@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from elit_edge.bench.figures import times_of
@@ -68,7 +70,7 @@ class Rows:
             matmul_share=gflops / gops if gops else None,
             joules=passes.joules,
             plan_ms=self._plan_ms(costs, passes.latents),
-            distance=self._distance(passes.latents),
+            distance=self._distance(passes.latents, costs.profile.precision),
         )
 
     def _plan_ms(self, costs: Costs, latents: int) -> float:
@@ -77,7 +79,7 @@ class Rows:
         passes = float(evaluations(own.solver, self.steps).sum())
         return passes * step_ms + costs.condition_ms(self.steps * CLASSES)
 
-    def _distance(self, latents: int) -> float | None:
+    def _distance(self, latents: int, precision: str) -> float | None:
         """None where the table does not reach to the bundle's own plan at this budget."""
         own, loss = self._manifest.sampler, self._loss
         variant = (own.guidance, own.weak_latents)
@@ -86,7 +88,8 @@ class Rows:
         least, full = loss.measured_latents(variant)
         if not least <= latents <= full:
             return None
-        return loss.of(variant, times(own.solver, self.steps), [latents] * self.steps)
+        distance = loss.of(variant, times(own.solver, self.steps), [latents] * self.steps)
+        return math.hypot(distance, self._manifest.departure(precision))
 
     def _front(self, profile: Profile) -> tuple[PlanPoint, ...]:
         """Plans for deadlines from the tightest that can be kept to that of the most steps at the full budget."""

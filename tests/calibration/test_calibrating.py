@@ -24,9 +24,11 @@ from elit_edge.calibration.states import default_recipe, source_digest
 from elit_edge.errors import BundleError, CalibrationError, ParityError, RequestError
 from elit_edge.export.verify import verify
 from elit_edge.model.bundle_weights import model_of_bundle
+from elit_edge.planning import Planner
 from elit_edge.profiling import turns
 from elit_edge.profiling.choosing import candidates_of
 from elit_edge.runtimes.registry import choose
+from elit_edge.verdict import Interval
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -293,3 +295,15 @@ def test_settings_of_the_proof_are_asked_before_the_work(make, tmp_path, wrong):
     with pytest.raises(RequestError):
         make("int8", tmp_path / "new.elit", report=lambda stage, _share: stages.append(stage), **wrong)
     assert stages == []
+
+
+def test_what_a_precision_departs_by_is_what_it_is_planned_with(new):
+    """The table of quality is of float32."""
+    found = new.manifest.calibrations[0]
+    budget = msgspec.structs.replace(found.verdict.budgets[0], departure=Interval(low=0.2, value=0.3, high=0.4))
+    verdict = msgspec.structs.replace(found.verdict, budgets=(budget, *found.verdict.budgets[1:]))
+    manifest = msgspec.structs.replace(
+        new.manifest, calibrations=(msgspec.structs.replace(found, verdict=verdict),), quality=None
+    )
+    assert (manifest.departure("fp32"), manifest.departure("int8")) == (0.0, 0.3)
+    assert Planner.of(manifest, []).departures == {"fp32": 0.0, "int8": 0.3}

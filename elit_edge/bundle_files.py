@@ -18,7 +18,7 @@ from elit_edge.errors import BundleError
 from elit_edge.files import current_umask
 from elit_edge.manifest import MANIFEST_FILE, FileEntry, Graph, Manifest, decode, encode
 
-FOLDERS = ("onnx", "calibration")
+GRAPH_FOLDER, CALIBRATION_FOLDER = "onnx", "calibration"
 """All that a bundle holds beside its manifest."""
 CHUNK_BYTES = 1 << 20
 MANIFEST_LIMIT_BYTES = 16 << 20
@@ -156,7 +156,7 @@ def check_replaceable(target: Path) -> None:
     if not target.exists():
         return
     names = {path.name for path in target.iterdir()} if target.is_dir() else set()
-    if MANIFEST_FILE not in names or not names <= {MANIFEST_FILE, *FOLDERS}:
+    if MANIFEST_FILE not in names or not names <= {MANIFEST_FILE, GRAPH_FOLDER, CALIBRATION_FOLDER}:
         raise BundleError(f"{target} is no bundle, and --force replaces bundles alone; choose another name")
 
 

@@ -11,7 +11,14 @@ import msgspec
 import onnx_ir as ir
 
 from elit_edge.bundle import Bundle
-from elit_edge.bundle_files import BundleFiles, check_replaceable, file_entries, staged_folder, write_manifest
+from elit_edge.bundle_files import (
+    CALIBRATION_FOLDER,
+    BundleFiles,
+    check_replaceable,
+    file_entries,
+    staged_folder,
+    write_manifest,
+)
 from elit_edge.calibration import schemes
 from elit_edge.calibration.collecting import collect
 from elit_edge.calibration.half import TYPES, narrow, stored_halves
@@ -35,7 +42,6 @@ SCHEMES: tuple[Precision, ...] = ("int8", "int8-dynamic", "w8", "w4", "fp16", "b
 NEEDS_SET: tuple[Precision, ...] = ("int8", "w4")
 FLOAT: tuple[Treatment, ...] = ("w8", "w4", "fp16", "bf16", "fp32")
 """Treatments whose product is computed in floating point."""
-FOLDER = "calibration"
 PICTURES = 64
 SEED = 1
 DIGITS = 5
@@ -95,14 +101,14 @@ def calibrate(
     if force:
         check_replaceable(target)
     with staged_folder(target, replace=force) as stage:
-        for name in files.manifest.files:
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(files.path(name), stage / name)
+        for path in files.manifest.files:
+            (stage / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(files.path(path), stage / path)
         staged = BundleFiles(stage, files.manifest)
         found = _set(bundle, states, threads, report, say) if scheme in NEEDS_SET else None
         graphs, layers = _write_precision(staged, scheme, found, threads, report)
-        grown = msgspec.structs.replace(files.manifest, name=target.name.removesuffix(".elit"))
-        grown = msgspec.structs.replace(grown, graphs=(*grown.graphs, *graphs))
+        name = target.name.removesuffix(".elit")
+        grown = msgspec.structs.replace(files.manifest, name=name, graphs=(*files.manifest.graphs, *graphs))
         verdict = prove(
             BundleFiles(stage, grown),
             scheme,
@@ -129,12 +135,12 @@ def calibrate(
         )
         calibration = Calibration(
             precision=scheme,
-            record=f"{FOLDER}/{scheme}.json",
+            record=f"{CALIBRATION_FOLDER}/{scheme}.json",
             set_sha256=None if found is None else found.digest,
             float_layers=tuple(layer.name for layer in layers if layer.treatment in FLOAT),
             verdict=verdict,
         )
-        (stage / FOLDER).mkdir(exist_ok=True)
+        (stage / CALIBRATION_FOLDER).mkdir(exist_ok=True)
         (stage / calibration.record).write_bytes(encode(record))
         grown = msgspec.structs.replace(
             grown, calibrations=(*grown.calibrations, calibration), files=file_entries(stage)

@@ -26,8 +26,8 @@ class Grid:
 INT8 = Grid(-127, 127)
 SEVEN_BITS = Grid(-63, 63)
 """For products in integers. x86 without VNNI adds two products of a weight and an unsigned byte in 16 bits that
-saturate: 2 · 255 · 127 does not fit, 2 · 255 · 63 does. With eight bits ONNX Runtime and OpenVINO silently lose 15 dB
-there (docs/calibration.md)."""
+saturate: 2 · 255 · 127 does not fit, 2 · 255 · 63 does. With eight bits ONNX Runtime and OpenVINO silently lose 10 to
+15 dB there (docs/calibration.md)."""
 INT4 = Grid(-8, 7)
 BLOCK = 64
 """Inputs that share a scale in four bits; where it does not divide them, the largest power of two that does."""

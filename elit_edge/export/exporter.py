@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from elit_edge.budget import flops
 from elit_edge.bundle_files import (
+    GRAPH_FOLDER,
     BundleFiles,
     check_replaceable,
     file_entries,
@@ -50,7 +51,6 @@ from elit_edge.version import __version__
 
 WEIGHTS_FILE = "weights.safetensors"
 """Beside the graphs: ONNX external data may not leave the folder of the graph."""
-FOLDER = "onnx"
 PIXEL_CHANNELS = (1, 3)
 
 Report = Callable[[str, float], None]
@@ -157,7 +157,7 @@ def _write_graphs(checkpoint: Checkpoint, stage: Path, report: Report) -> tuple[
         for done, latents in enumerate(budgets):
             report("specialise", done / len(budgets))
             models.append(("velocity", latents, specialise(roles["velocity"], latents)))
-    folder = stage / FOLDER
+    folder = stage / GRAPH_FOLDER
     folder.mkdir()
     weights = {**checkpoint.weights, **constants(config)}
     values = {str(value.name) for _, _, model in models for value in model.graph.inputs}
@@ -178,14 +178,14 @@ def _write_graph(
 ) -> Graph:
     bind_weights(model, tensors)
     name = role if latents is None else f"{role}_latents_{latents:02d}"
-    path = f"{FOLDER}/{name}.onnx"
+    path = f"{GRAPH_FOLDER}/{name}.onnx"
     ir.save(model, stage / path)
     return Graph(
         role=role,
         precision="fp32",
         latents=latents,
         path=path,
-        weights=f"{FOLDER}/{WEIGHTS_FILE}",
+        weights=f"{GRAPH_FOLDER}/{WEIGHTS_FILE}",
         inputs=tuple(_spec(value) for value in model.graph.inputs),
         outputs=tuple(_spec(value) for value in model.graph.outputs),
     )

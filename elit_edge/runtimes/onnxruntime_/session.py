@@ -16,8 +16,7 @@ from elit_edge.runtimes.contract import FloatArray, IntArray, Session
 ort.disable_telemetry_events()
 
 UNPACKED = ("w8",)
-"""Precisions whose weights no kernel takes as they are stored: in each call they would be unpacked anew, for a third of
-its time."""
+"""Precisions whose weights no kernel takes as they are stored: in each call they would be unpacked anew."""
 QUIET = 3
 """Severity from which ONNX Runtime writes to stderr: errors alone."""
 

@@ -8,13 +8,14 @@ READY := .venv/.ready
 TORCH := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
 
-.PHONY: help demo test test-arm64 check bench format clean
+.PHONY: help demo test test-arm64 test-gpu check bench format clean
 help:
 	@echo "make demo    export the sample model, verify it, draw every class at every budget (build/demo)"
 	@echo "make test    all tests"
 	@echo "make check   lint, format, types, import directions"
 	@echo "make bench   the figures of docs/benchmarks.md, on this machine"
 	@echo "make test-arm64  the wheel on an emulated ARM (root, debootstrap, qemu-user-static; docs/arm64.md)"
+	@echo "make test-gpu    engines run on an NVIDIA GPU: parity, CUDA graphs, rebuild, ten minutes of soak (docs/tensorrt.md)"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove .venv and build"
 
@@ -26,7 +27,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --find-links "$(TORCH_WHEELS)" "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[export,openvino,report,device]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[export,openvino,report,device,tensorrt,tensorrt-rtx]"
+	$(BIN)/python -m pip install --quiet --no-deps "tensorrt-stubs==10.13.0.35.1"
+	$(BIN)/python tools/mend_tensorrt_stubs.py
 	@touch $(READY)
 
 demo: $(READY)
@@ -54,6 +57,10 @@ bench: $(READY)
 test-arm64: $(READY)
 	@echo "== ARM: the wheel under qemu (the first time makes a Debian root: minutes)"
 	$(BIN)/python tools/arm64/run.py
+
+test-gpu: $(READY)
+	@echo "== GPU: engines that run (what is skipped says why)"
+	$(BIN)/python -m pytest -m gpu -rs
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -71,10 +71,12 @@ class Bundle:
             return self._fastest(precision, threads, report)
         chosen = choose(runtime)
         able = chosen.precisions(self.manifest)
+        if not able:
+            raise BundleError(f"{runtime} can compute nothing of bundle {self.manifest.name}; {chosen.remedy}")
         if precision is not None and precision not in able:
             raise BundleError(
                 f"bundle {self.manifest.name} cannot be computed in {precision} by {runtime}; "
-                f"it can in: {', '.join(able) or 'nothing'}"
+                f"it can in: {', '.join(able)}"
             )
         session = chosen.prepare(self.files, precision or able[0], threads)
         known = profiles_of(
@@ -86,12 +88,15 @@ class Bundle:
     def _fastest(self, precision: str | None, threads: int | None, report: Report) -> Session:
         candidates, passed_over = candidates_of(self.files, "auto", precision)
         if len(candidates) == 1:  # nothing to choose, nothing to measure
+            choose(candidates[0][0]).settle(self.files, candidates[0][1], report)
             session = self.prepare(candidates[0][0], candidates[0][1], threads)
             session.passed_over = tuple(lost.words() for lost in passed_over)
             return session
         profiles = profiles_of(self.files, precision=precision, threads=threads, report=report)
         best, lost = profiles.fastest({rung.latents: rung.velocity_flops for rung in self.manifest.ladder})
-        session = choose(best.runtime).prepare(self.files, best.precision, threads)
+        chosen = choose(best.runtime)
+        chosen.settle(self.files, best.precision, report)
+        session = chosen.prepare(self.files, best.precision, threads)
         session.profile = best
         session.passed_over = tuple(each.words() for each in lost)
         return session

@@ -18,7 +18,7 @@ from elit_edge.errors import BundleError
 from elit_edge.files import current_umask
 from elit_edge.manifest import MANIFEST_FILE, FileEntry, Graph, Manifest, decode, encode
 
-GRAPH_FOLDER, CALIBRATION_FOLDER = "onnx", "calibration"
+GRAPH_FOLDER, CALIBRATION_FOLDER, ENGINE_FOLDER = "onnx", "calibration", "engines"
 """All that a bundle holds beside its manifest."""
 CHUNK_BYTES = 1 << 20
 MANIFEST_LIMIT_BYTES = 16 << 20
@@ -96,6 +96,7 @@ class BundleFiles:
     def _check_graphs(self) -> None:
         needed = [name for graph in self.manifest.graphs for name in (graph.path, graph.weights)]
         needed += [calibration.record for calibration in self.manifest.calibrations]
+        needed += [engine.path for engine in self.manifest.engines]
         for name in needed:
             if name not in self.manifest.files:
                 raise BundleError(f"{self.folder}: file {name!r} has no digest in the manifest; {DAMAGED}")
@@ -147,6 +148,29 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def revised(files: BundleFiles) -> Iterator[Path]:
+    """The bundle's files once more, to be added to: it takes the bundle's place when the block ends well.
+
+    The block adds files and writes the manifest. Files are hard links where the disk has them: nothing is copied, and
+    what has the bundle open keeps what it has.
+
+    Raises:
+        BundleError: the bundle changed since it was opened, or its place cannot be written.
+    """
+    folder = files.folder.resolve()
+    if BundleFiles.checked_before(folder).manifest != files.manifest:
+        raise BundleError(f"{folder} has changed since it was opened; run the command again")
+    with staged_folder(folder, replace=True) as stage:
+        for name in files.manifest.files:
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (stage / name).hardlink_to(folder / name)
+            except OSError:
+                shutil.copyfile(folder / name, stage / name)
+        yield stage
+
+
 def check_replaceable(target: Path) -> None:
     """Refuse to replace what is somebody's other folder; a bundle may be damaged.
 
@@ -156,7 +180,7 @@ def check_replaceable(target: Path) -> None:
     if not target.exists():
         return
     names = {path.name for path in target.iterdir()} if target.is_dir() else set()
-    if MANIFEST_FILE not in names or not names <= {MANIFEST_FILE, GRAPH_FOLDER, CALIBRATION_FOLDER}:
+    if MANIFEST_FILE not in names or not names <= {MANIFEST_FILE, GRAPH_FOLDER, CALIBRATION_FOLDER, ENGINE_FOLDER}:
         raise BundleError(f"{target} is no bundle, and --force replaces bundles alone; choose another name")
 
 

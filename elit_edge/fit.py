@@ -25,6 +25,8 @@ CALIBRATION_COPIES = 6.0
 weights: 5.9 (docs/benchmarks.md)."""
 GRAPH_BYTES, BLOCK_BYTES = 16 << 10, 10 << 10
 """A graph file without its weights, and what each block adds to it."""
+ENGINE_BASE_BYTES = 160 << 20
+"""Kernels of two engines, in up to 16 profiles of some 8 MB."""
 RUN_BASE_BYTES = 132 << 20
 RUN_COPIES = 2.2
 """Of a runtime that packs weights its own way beside the mapped file."""
@@ -47,6 +49,11 @@ def bundle_bytes(config: ModelConfig) -> int:
 def calibration_memory_bytes(manifest: Manifest) -> int:
     """Peak memory of a calibration and its proof, all processes together."""
     return EXPORT_BASE_BYTES + int(CALIBRATION_COPIES * FLOAT_BYTES * parameters(manifest.model))
+
+
+def engine_bytes(manifest: Manifest, precision: str) -> int:
+    """Room that the engines of a precision take on disk, foreseen; measured: docs/benchmarks.md."""
+    return manifest.files[manifest.graph("velocity", precision).weights].bytes + ENGINE_BASE_BYTES
 
 
 def run_memory_bytes(manifest: Manifest, batch: int) -> int:

@@ -62,6 +62,45 @@ class Graph(_Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
 
 
+class Range(_Struct, frozen=True, kw_only=True):
+    """Sizes of a free dimension that an engine takes, and the one that it was tuned for."""
+
+    least: Positive
+    typical: Positive
+    most: Positive
+
+    def __contains__(self, size: int) -> bool:
+        return self.least <= size <= self.most
+
+
+class EngineProfile(_Struct, frozen=True, kw_only=True):
+    """One set of shapes that an engine takes."""
+
+    batch: Range
+    latents: Range | None
+    """None: the graph has no such input."""
+
+
+class Engine(_Struct, frozen=True, kw_only=True):
+    """A graph compiled for a library and for devices; it opens where all of these facts hold, and nowhere else."""
+
+    role: Role
+    precision: Precision
+    library: Literal["tensorrt", "tensorrt-rtx"]
+    version: str
+    """Of the library."""
+    platform: str
+    """Of the machine that opens it: "linux x86_64"."""
+    compute_capabilities: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """Of GPUs: "8.7"."""
+    compiled_on: str | None
+    """The GPU it was compiled on; None: compiled ahead of time, without one."""
+    driver: str | None
+    """The CUDA version of that machine's driver; None as above."""
+    path: str
+    profiles: Annotated[tuple[EngineProfile, ...], msgspec.Meta(min_length=1)]
+
+
 class Budget(_Struct, frozen=True, kw_only=True):
     """One rung of the ladder: what a pass for one sample costs at that many latents a group."""
 
@@ -131,6 +170,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     """What each plan loses; None until `elit-edge evaluate` has measured it."""
     calibrations: tuple[Calibration, ...] = ()
     """How each precision but float32 was made, and what was proven of it."""
+    engines: tuple[Engine, ...] = ()
+    """What `elit-edge compile` made of the graphs."""
 
     @property
     def latents_per_group(self) -> int:

@@ -58,9 +58,9 @@ def install(tmp_path, monkeypatch):
 
 
 ACME = """
-    from elit_edge.runtimes.contract import Missing, Ready
+    from elit_edge.runtimes.contract import Missing, Ready, Runtime
 
-    class Abacus:
+    class Abacus(Runtime):
         name = "abacus"
         def check(self):
             return Missing("no abacus is plugged in", "buy one at acme.example")
@@ -69,7 +69,7 @@ ACME = """
         def prepare(self, files, precision, threads):
             raise AssertionError("never asked, as it is not ready")
 
-    class Slide:
+    class Slide(Runtime):
         name = "slide-rule"
         def check(self):
             return Ready("1.0")
@@ -86,9 +86,9 @@ ACME_POINTS = ("abacus = acme_runtimes:ABACUS", "slide-rule = acme_runtimes:SLID
 def test_every_folder_of_the_runtimes_package_is_found():
     home = Path(runtimes.__file__).parent
     folders = sorted(path.parent.name for path in home.glob("*/__init__.py"))
-    own = {importlib.import_module(f"elit_edge.runtimes.{folder}").RUNTIME.name for folder in folders}
-    assert len(own) == len(folders), "two runtimes share a name"
-    assert {"onnxruntime", "reference"} <= own <= set(all_runtimes())
+    own = [each.name for folder in folders for each in importlib.import_module(f"elit_edge.runtimes.{folder}").RUNTIMES]
+    assert len(set(own)) == len(own), "two runtimes share a name"
+    assert {"onnxruntime", "reference", "tensorrt", "tensorrt-rtx"} <= set(own) <= set(all_runtimes())
 
 
 def test_every_runtime_goes_by_its_own_name():

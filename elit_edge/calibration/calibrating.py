@@ -22,9 +22,10 @@ from elit_edge.bundle_files import (
 from elit_edge.calibration import schemes
 from elit_edge.calibration.collecting import collect
 from elit_edge.calibration.half import TYPES, narrow, stored_halves
+from elit_edge.calibration.headroom import Peaks, describe, measure
 from elit_edge.calibration.observing import Observed, observe
 from elit_edge.calibration.proof.proving import check_settings, prove
-from elit_edge.calibration.record import Layer, Record, Treatment, encode
+from elit_edge.calibration.record import Headroom, Layer, Record, Treatment, encode
 from elit_edge.calibration.rewriting import rewrite, stored_weights
 from elit_edge.calibration.schemes import Evidence, Scheme
 from elit_edge.calibration.set_file import load_set, save_set
@@ -39,7 +40,7 @@ from elit_edge.verdict import Calibration
 from elit_edge.version import __version__
 
 SCHEMES: tuple[Precision, ...] = ("int8", "int8-dynamic", "w8", "w4", "fp16", "bf16")
-NEEDS_SET: tuple[Precision, ...] = ("int8", "w4")
+NEEDS_SET: tuple[Precision, ...] = ("int8", "w4", "fp16")
 FLOAT: tuple[Treatment, ...] = ("w8", "w4", "fp16", "bf16", "fp32")
 """Treatments whose product is computed in floating point."""
 PICTURES = 64
@@ -106,7 +107,7 @@ def calibrate(
             shutil.copyfile(files.path(path), stage / path)
         staged = BundleFiles(stage, files.manifest)
         found = _set(bundle, states, threads, report, say) if scheme in NEEDS_SET else None
-        graphs, layers = _write_precision(staged, scheme, found, threads, report)
+        graphs, layers, headroom = _write_precision(staged, scheme, found, threads, report)
         name = target.name.removesuffix(".elit")
         grown = msgspec.structs.replace(files.manifest, name=name, graphs=(*files.manifest.graphs, *graphs))
         verdict = prove(
@@ -132,6 +133,7 @@ def calibrate(
             elit_edge=__version__,
             set=None if found is None else found.summary(),
             layers=layers,
+            headroom=headroom,
         )
         calibration = Calibration(
             precision=scheme,
@@ -185,22 +187,28 @@ def _set(
 
 def _write_precision(
     staged: BundleFiles, scheme: Precision, states: CalibrationSet | None, threads: int | None, report: Report
-) -> tuple[tuple[Graph, ...], tuple[Layer, ...]]:
+) -> tuple[tuple[Graph, ...], tuple[Layer, ...], Headroom | None]:
     sources = {role: staged.manifest.graph(role, "fp32") for role in ROLES}
     models = {role: ir.load(staged.graph_path(graph)) for role, graph in sources.items()}
     sites = [site for role, model in models.items() for site in find_sites(model, role)]
-    report("rewrite", 0)
     weights = staged.graph_path(sources["velocity"]).with_name(f"weights-{scheme}.safetensors")
     seen: Mapping[str, Observed] = {}
+    headroom = None
     if scheme in TYPES:
         plans = Scheme({})
+        peaks = dict.fromkeys(ROLES, Peaks())
+        if states is not None:
+            peaks = _measured(staged, states, threads, report)
+            headroom = describe(models, peaks)
+        report("rewrite", 0)
         tensors = write_tensors(weights, stored_halves(models, scheme), lambda _: None)
-        for model in models.values():
-            narrow(model, scheme, tensors)
+        for role, model in models.items():
+            narrow(model, scheme, tensors, peaks[role].overflowing(model.graph))
     else:
         if states is not None:
             seen = _observed(staged, sites, states, threads, report)
         plans = _plans(staged, scheme, models, sites, states, seen, report)
+        report("rewrite", 0)
         tensors = write_tensors(weights, stored_weights(models, plans.plans, plans.scalings), lambda _: None)
         for model in models.values():
             rewrite(model, plans.plans, tensors)
@@ -217,7 +225,16 @@ def _write_precision(
                 weights=(folder / weights.name).as_posix(),
             )
         )
-    return tuple(graphs), tuple(_layer(site, scheme, plans, seen.get(site.name)) for site in sites)
+    left = {(node.graph, node.name) for node in headroom.wide} if headroom else set()
+    layers = (
+        _layer(site, "fp32" if (site.role, site.node) in left else scheme, plans, seen.get(site.name)) for site in sites
+    )
+    return tuple(graphs), tuple(layers), headroom
+
+
+def _measured(staged: BundleFiles, states: CalibrationSet, threads: int | None, report: Report) -> dict[Role, Peaks]:
+    condition, velocity = (staged.graph_path(staged.manifest.graph(role, "fp32")) for role in ROLES)
+    return measure(condition, velocity, states, threads, lambda share: report("observe", share))
 
 
 def _observed(
@@ -250,9 +267,9 @@ def _plans(
     return schemes.static(sites, weight, evidence, report)
 
 
-def _layer(site: Site, precision: Precision, scheme: Scheme, seen: Observed | None) -> Layer:
+def _layer(site: Site, unplanned: Treatment, scheme: Scheme, seen: Observed | None) -> Layer:
     plan = scheme.plans.get(site.name)
-    treatment: Treatment = plan.treatment if plan is not None else precision
+    treatment = unplanned if plan is None else plan.treatment
     choice = plan.choice if plan is not None else None
     ranges = (
         ()

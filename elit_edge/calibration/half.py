@@ -1,12 +1,13 @@
 """The graphs of a 16-bit precision: every number that can be in 16 bits, inputs and outputs as they were.
 
-What stays in float32: the angles of the timestep (their frequencies go down to 1e-4), and the root mean square norms
-of Read and Write from their sum of squares to their division (65504 is the most that fp16 holds).
+What stays in float32: the angles of the timestep (their frequencies go down to 1e-4), the root mean square norms of
+Read and Write from their sum of squares to their division (65504 is the most that fp16 holds), and nodes that are named
+because they were seen to come near that number (headroom.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from elit_edge.calibration.record import Reason
 from elit_edge.errors import CalibrationError
 from elit_edge.export.weights_file import Stored
 from elit_edge.manifest import Role
@@ -27,7 +29,7 @@ FLOAT = ir.DataType.FLOAT
 
 
 def stored_halves(models: Mapping[Role, ir.Model], precision: str) -> dict[str, Stored]:
-    """All that the weights file of the precision holds.
+    """All that the weights file of the precision holds. A node that overflows has its weights in 16 bits all the same.
 
     Raises:
         CalibrationError: a weight that fp16 cannot hold.
@@ -35,7 +37,7 @@ def stored_halves(models: Mapping[Role, ir.Model], precision: str) -> dict[str, 
     dtype, own = TYPES[precision]
     found: dict[str, Stored] = {}
     for model in models.values():
-        wide = _wide(model.graph)
+        wide = left_wide(model.graph)
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
@@ -45,11 +47,23 @@ def stored_halves(models: Mapping[Role, ir.Model], precision: str) -> dict[str, 
     return found
 
 
-def narrow(model: ir.Model, precision: str, tensors: Mapping[str, ir.ExternalTensor]) -> None:
-    """Turn a float32 graph into one of 16 bits, in place."""
+def narrow(
+    model: ir.Model,
+    precision: str,
+    tensors: Mapping[str, ir.ExternalTensor],
+    overflowing: Collection[str] = (),
+) -> None:
+    """Turn a float32 graph into one of 16 bits, in place.
+
+    Args:
+        model: the graph.
+        precision: of `TYPES`.
+        tensors: what the weights file of the precision holds.
+        overflowing: names of nodes that have to stay in float32.
+    """
     dtype, own = TYPES[precision]
     graph = model.graph
-    wide = _wide(graph)
+    wide = left_wide(graph, overflowing)
     for name, value in graph.initializers.items():
         tensor = value.const_value
         assert tensor is not None
@@ -93,19 +107,19 @@ def _widened(graph: ir.Graph, output: ir.Value, precision: str) -> ir.Value:
     return last
 
 
-def _stays_wide(value: ir.Value, wide: set[ir.Node]) -> bool:
-    return all(use.node in wide for use in value.uses())
-
-
-def _wide(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes that stay in float32."""
-    found: set[ir.Node] = set()
+def left_wide(graph: ir.Graph, overflowing: Collection[str] = ()) -> dict[ir.Node, Reason]:
+    """The nodes that stay in float32, and why: by their kind, or because they are named."""
+    found: dict[ir.Node, Reason] = {node: "overflow" for node in graph if node.name in overflowing}
     for node in graph:
         if node.op_type in ("Cos", "Sin"):
-            found |= _above(node)
+            found |= dict.fromkeys(_above(node), "angles")
         if node.op_type == "ReduceL2":
-            found |= _to_division(node)
+            found |= dict.fromkeys(_to_division(node), "sum of squares")
     return found
+
+
+def _stays_wide(value: ir.Value, wide: Collection[ir.Node]) -> bool:
+    return all(use.node in wide for use in value.uses())
 
 
 def _above(node: ir.Node) -> set[ir.Node]:

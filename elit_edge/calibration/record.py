@@ -10,11 +10,17 @@ from typing import Annotated, Literal
 import msgspec
 
 from elit_edge.errors import BundleError
+from elit_edge.manifest import Role
 from elit_edge.model_config import Count, Digest, Positive
 
 Treatment = Literal["int8", "int8-dynamic", "w8", "w4", "fp16", "bf16", "fp32"]
 """What a matrix product is computed in; w8 and w4 are stored in so many bits, and computed in float32."""
 Observer = Literal["min-max", "percentile", "entropy", "mse"]
+
+FP16_GREATEST = 65504.0
+Reason = Literal["angles", "sum of squares", "overflow"]
+"""Why a node of an fp16 graph stays in float32: the timestep's angles lose too much, the sum of squares of a norm may
+overflow, a number was seen to come near the greatest one of fp16."""
 
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +64,35 @@ class Layer(_Struct, frozen=True, kw_only=True):
     ranges: tuple[Range, ...] = ()
 
 
+class Node(_Struct, frozen=True, kw_only=True):
+    """A node of a graph, as the calibration set showed it."""
+
+    graph: Role
+    name: str
+    op: str
+    layer: str | None
+    """Of the last weight that went into it; None where no weight stands before it."""
+    peak: Annotated[float, msgspec.Meta(ge=0)]
+    """The greatest magnitude, in float32, of what it takes, sums up on the way, or gives."""
+
+
+class Wide(Node, frozen=True, kw_only=True):
+    """One that fp16 leaves in float32."""
+
+    why: Reason
+
+
+class Headroom(_Struct, frozen=True, kw_only=True):
+    """How near an fp16 graph comes to the greatest number of its type."""
+
+    wide: tuple[Wide, ...]
+    """In the graphs' order, `condition` first."""
+    least: Node
+    """Of the nodes in fp16, the one that comes nearest."""
+    factor: float
+    """Its head-room: the greatest number of fp16 over its peak."""
+
+
 class SetSummary(_Struct, frozen=True, kw_only=True):
     """The calibration set, in figures."""
 
@@ -78,6 +113,8 @@ class Record(_Struct, frozen=True, kw_only=True):
     elit_edge: str
     set: SetSummary | None
     layers: tuple[Layer, ...]
+    headroom: Headroom | None
+    """None for every other precision than fp16."""
 
 
 def encode(record: Record) -> bytes:

@@ -94,7 +94,7 @@ def command(
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(calibration), indent=1).decode())
     else:
-        _print(opened, calibration)
+        _print(opened, calibration, record)
     if output is not None:
         state = "accepted" if calibration.verdict.accepted else "REFUSED, written all the same"
         say(f"{output}: {scheme} {state}")
@@ -139,7 +139,7 @@ def _sheet(bundle: Bundle, calibration: Calibration, threads: int | None) -> She
         return None
 
 
-def _print(bundle: Bundle, calibration: Calibration) -> None:
+def _print(bundle: Bundle, calibration: Calibration, record: Record) -> None:
     from elit_edge.calibration.proof.gates import caveats
     from elit_edge.calibration.report import tables
 
@@ -149,3 +149,6 @@ def _print(bundle: Bundle, calibration: Calibration) -> None:
         console.print(Text(words, style="yellow"))
     for sheet in (tables.budgets(verdict), tables.speeds(verdict, calibration.precision)):
         console.print(sheet_table(sheet))
+    if record.headroom is not None:
+        console.print(sheet_table(tables.wide(record.headroom)))
+        console.print(Text(tables.headroom(record.headroom)))

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from elit_edge.budget import parameters
 from elit_edge.bundle import Bundle
-from elit_edge.manifest import Manifest, encode
+from elit_edge.manifest import Engine, Manifest, encode
 from elit_edge.verdict import Calibration
 
 
@@ -53,6 +53,7 @@ def _summary(manifest: Manifest) -> str:
         "parity": parity,
         "quality": quality,
         **{each.precision: _calibration(each) for each in manifest.calibrations},
+        **{f"{each.library} {each.precision}": _engine(each) for each in manifest.engines if each.role == "velocity"},
         "source": f"{origin.source} (sha256 {origin.source_sha256[:12]}…), {versions}",
     }
     width = max(map(len, lines)) + 2
@@ -64,6 +65,13 @@ def _calibration(calibration: Calibration) -> str:
     state = "accepted" if verdict.accepted else f"refused: {verdict.faults[0]}"
     near = f"{verdict.worst_psnr_db:.1f} dB to fp32 at its worst budget"
     return f"{near}, {verdict.size_ratio:.3f} of its bytes, {state}"
+
+
+def _engine(engine: Engine) -> str:
+    where = f"on {engine.compiled_on}" if engine.compiled_on else "without a GPU"
+    count = f"{len(engine.profiles)} profile{'s' if len(engine.profiles) > 1 else ''}"
+    capabilities = ", ".join(engine.compute_capabilities)
+    return f"engines of {engine.version} for {engine.platform}, {capabilities}; {count}, compiled {where}"
 
 
 def _budgets(manifest: Manifest) -> Table:
@@ -79,6 +87,9 @@ def _graphs(manifest: Manifest) -> Table:
     for graph in manifest.graphs:
         size = manifest.files[graph.path].bytes / 1e3
         table.add_row(graph.path, graph.role, str(graph.latents or "any"), graph.precision, f"{size:.0f}")
+    for engine in manifest.engines:
+        size = manifest.files[engine.path].bytes / 1e3
+        table.add_row(engine.path, f"{engine.role} engine", "any", engine.precision, f"{size:.0f}")
     for path in dict.fromkeys(graph.weights for graph in manifest.graphs):
         table.add_row(path, "weights", "", "", f"{manifest.files[path].bytes / 1e3:.0f}")
     return table

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "Measure what each plan of a bundle loses in quality.",
     "bench": "Measure what a bundle costs on this device; draw and compare that.",
     "calibrate": "Make a smaller or faster precision, proven against float32.",
+    "compile": "Make engines for a GPU of a bundle's graphs.",
     "demo": "Export the sample model and draw every class at every budget.",
 }
 

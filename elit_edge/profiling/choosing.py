@@ -11,7 +11,7 @@ import numpy as np
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.costs import Costs, Profile
-from elit_edge.errors import RuntimeUnavailable
+from elit_edge.errors import ElitEdgeError, RuntimeUnavailable
 from elit_edge.parity import GATE_DB, psnr_db
 from elit_edge.profiling.cache import Known, Report, cache_path, locked, read, write
 from elit_edge.profiling.own_process import WorkerFailed, answer_of
@@ -112,8 +112,7 @@ def profiles_of(
         before = (len(known.measured), len(known.duels))
         for candidate in candidates:
             if _key(candidate, threads) not in known.measured:
-                report(f"measuring {candidate[0]} {candidate[1]} on this device (once)")
-                passed_over += _measure(files, candidate, threads, known)
+                passed_over += _measure(files, candidate, threads, known, report)
         profiles = _judged(candidates, known, passed_over, threads)
         if runtime == "auto":
             _duel(files, profiles, threads, known, report)
@@ -134,11 +133,14 @@ def candidates_of(files: BundleFiles, runtime: str, precision: str | None) -> tu
             continue
         try:
             able = backend.precisions(files.manifest)
+            remedy = backend.remedy
         except Exception as error:  # noqa: BLE001 - as a check that raises: a stranger's, which harms no other
             passed_over.append(PassedOver(name, None, f"it cannot say its precisions: {error}; update or uninstall it"))
             continue
-        if precision is not None and precision not in able:
-            passed_over.append(PassedOver(name, precision, f"it computes in {', '.join(able) or 'no precision'} alone"))
+        if not able:
+            passed_over.append(PassedOver(name, None, f"it can compute nothing of this bundle; {remedy}"))
+        elif precision is not None and precision not in able:
+            passed_over.append(PassedOver(name, precision, f"it computes in {', '.join(able)} alone"))
         for each in able:
             calibration = files.manifest.calibration(each)
             if precision is None and calibration is not None and calibration.verdict.faults:
@@ -150,8 +152,15 @@ def candidates_of(files: BundleFiles, runtime: str, precision: str | None) -> tu
     return candidates, passed_over
 
 
-def _measure(files: BundleFiles, candidate: Candidate, threads: int | None, known: Known) -> list[PassedOver]:
+def _measure(
+    files: BundleFiles, candidate: Candidate, threads: int | None, known: Known, report: Report
+) -> list[PassedOver]:
     runtime, precision, _ = candidate
+    try:
+        choose(runtime).settle(files, precision, report)
+    except ElitEdgeError as error:
+        return [PassedOver(runtime, precision, str(error))]
+    report(f"measuring {runtime} {precision} on this device (once)")
     try:
         answer = answer_of("elit_edge.profiling.worker", str(files.folder), runtime, precision, str(threads or 0))
     except WorkerFailed as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,8 @@ class Missing:
 
 def library_state(package: str, remedy: str) -> Ready | Missing:
     """Whether an import package is there, whatever distribution brought it (onnxruntime-gpu, for example)."""
-    if importlib.util.find_spec(package) is None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:  # a folder of type stubs alone has no origin
         return Missing(f"the package {package} is not installed", remedy)
     try:
         return Ready(importlib.metadata.version(package))
@@ -115,17 +117,30 @@ class Session(ABC):
         self.close()
 
 
-class Runtime(Protocol):
+class Runtime(ABC):
     """A backend. Its module imports without the library that it wraps."""
 
     name: str
+    remedy: str = "export the bundle again"
+    """What makes it able to compute a bundle of which it can compute nothing."""
 
+    @abstractmethod
     def check(self) -> Ready | Missing:
         """Whether it can be used here; never raises, and imports its library only if that is there."""
 
+    @abstractmethod
     def precisions(self, manifest: Manifest) -> tuple[str, ...]:
         """The precisions in which it can compute this bundle here, nearest to the model first; asked when `Ready`."""
 
+    def settle(self, files: BundleFiles, precision: str, report: Callable[[str], None]) -> None:  # noqa: B027
+        """Make what `prepare` needs on this device and the bundle does not bring, such as an engine that was compiled
+        elsewhere; "auto" asks for it. May take minutes, once.
+
+        Raises:
+            ElitEdgeError: it cannot be made here; the message says why and what to do.
+        """
+
+    @abstractmethod
     def prepare(self, files: BundleFiles, precision: str, threads: int | None) -> Session:
         """Open a session on a checked bundle.
 

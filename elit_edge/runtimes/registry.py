@@ -23,8 +23,8 @@ def all_runtimes() -> Mapping[str, Runtime]:
     found: dict[str, Runtime] = {}
     for module in pkgutil.iter_modules(runtimes.__path__, f"{runtimes.__name__}."):
         if module.ispkg:
-            runtime: Runtime = importlib.import_module(module.name).RUNTIME
-            found[runtime.name] = runtime
+            own: tuple[Runtime, ...] = importlib.import_module(module.name).RUNTIMES
+            found |= {runtime.name: runtime for runtime in own}
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         found.setdefault(point.name, _load(point))
     return found
@@ -32,13 +32,15 @@ def all_runtimes() -> Mapping[str, Runtime]:
 
 def _load(point: importlib.metadata.EntryPoint) -> Runtime:
     try:
-        runtime: Runtime = point.load()
+        runtime = point.load()
     except Exception as error:  # noqa: BLE001 - whatever the module of a stranger raises
         return _Unloadable(point, error)
+    if not isinstance(runtime, Runtime):
+        return _Unloadable(point, TypeError("it is no elit_edge.runtimes.contract.Runtime"))
     return runtime
 
 
-class _Unloadable:
+class _Unloadable(Runtime):
     """Stands for an entry point whose module raises, so that it harms no other runtime."""
 
     def __init__(self, point: importlib.metadata.EntryPoint, error: Exception) -> None:

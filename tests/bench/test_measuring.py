@@ -212,10 +212,12 @@ def test_a_pass_longer_than_a_bin_is_a_bin_of_its_own(monkeypatch):
 
 ACME = """
     import os, sys
-    from elit_edge.runtimes.contract import Ready
-    from elit_edge.runtimes.onnxruntime_ import RUNTIME as REAL
+    from elit_edge.runtimes.contract import Ready, Runtime
+    from elit_edge.runtimes.onnxruntime_ import RUNTIMES
 
-    class Acme:
+    (REAL,) = RUNTIMES
+
+    class Acme(Runtime):
         name = "acme"
         def check(self):
             return Ready("1.0")

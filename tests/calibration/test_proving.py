@@ -384,9 +384,9 @@ def test_the_next_runtime_judges_where_the_first_refuses(slightly, monkeypatch, 
 
 STRANGER = """
 import os
-from elit_edge.runtimes.contract import Ready
+from elit_edge.runtimes.contract import Ready, Runtime
 from elit_edge.runtimes.registry import choose
-class Stranger:
+class Stranger(Runtime):
     name = "stranger"
     def check(self): return Ready("7")
     def precisions(self, manifest): return ("fp32", "w8")

@@ -154,8 +154,8 @@ def test_a_runtime_that_crashes_is_passed_over(files, cache, tmp_path, monkeypat
     (tmp_path / "crashing.py").write_text(
         dedent("""
         import os
-        from elit_edge.runtimes.contract import Ready
-        class Crashing:
+        from elit_edge.runtimes.contract import Ready, Runtime
+        class Crashing(Runtime):
             name = "crashing"
             def check(self): return Ready("1")
             def precisions(self, manifest): return ("fp32",)

@@ -14,11 +14,12 @@ from elit_edge import Bundle
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError
 from elit_edge.export.exporter import export
-from elit_edge.runtimes.openvino_ import RUNTIME
+from elit_edge.runtimes.openvino_ import RUNTIMES
 
 pytest.importorskip("openvino")
 from elit_edge.runtimes.openvino_ import session as openvino_session
 
+(RUNTIME,) = RUNTIMES
 HAS_BF16 = "BF16" in openvino_session.cpu_capabilities()
 
 
@@ -126,7 +127,9 @@ def test_no_telemetry_is_sent_and_nothing_is_written_to_the_home_folder(tiny_bun
         seen = []
         sys.addaudithook(lambda event, values: seen.append(event) if event.startswith("socket.") else None)
         from elit_edge import Bundle
-        from elit_edge.runtimes.openvino_ import RUNTIME
+        from elit_edge.runtimes.openvino_ import RUNTIMES
+
+        (RUNTIME,) = RUNTIMES
         files = Bundle.open(sys.argv[1]).files
         model = files.manifest.model
         with RUNTIME.prepare(files, "fp32", 1) as session:

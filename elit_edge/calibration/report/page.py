@@ -101,6 +101,8 @@ def page(manifest: Manifest, calibration: Calibration, record: Record, sheet: Sh
         movements=tables.movements(moved) if moved else None,
         moving=_moving(record, moved),
         drawn_budgets=list(enumerate(map(tables.latents, _drawn_budgets(record)), 1)),
+        wide=tables.wide(record.headroom) if record.headroom else None,
+        headroom=tables.headroom(record.headroom) if record.headroom else None,
         layers=tables.layers(record),
         context=list(tables.context(manifest, calibration, record)),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from elit_edge.calibration.proof import gates
-from elit_edge.calibration.record import Record
+from elit_edge.calibration.record import FP16_GREATEST, Headroom, Record, Wide
 from elit_edge.calibration.report.ranking import Movement, magnitude, worst
 from elit_edge.manifest import Manifest
 from elit_edge.pages.tables import NONE, Sheet, figure
@@ -160,6 +160,33 @@ def layers(record: Record) -> Sheet:
     return Sheet(title, heads, rows)
 
 
+def wide(found: Headroom) -> Sheet:
+    """One line for each reason and layer."""
+    groups: dict[tuple[str | None, str], list[Wide]] = {}
+    for node in found.wide:
+        groups.setdefault((node.layer, node.why), []).append(node)
+    rows = tuple(
+        (layer or NONE, ", ".join(dict.fromkeys(node.op for node in nodes)), why, figure(peak), _room(peak))
+        for (layer, why), nodes in groups.items()
+        for peak in (max(node.peak for node in nodes),)
+    )
+    title = (
+        "Left in float32: the greatest magnitude in these nodes, on the calibration set. Head-room: "
+        f"{FP16_GREATEST:.0f}, the greatest number of fp16, over it. Layer: whose weight went in last"
+    )
+    return Sheet(title, ("layer", "nodes", "why", "greatest", "head-room"), rows)
+
+
+def headroom(found: Headroom) -> str:
+    """One sentence on the node in fp16 that comes nearest to its greatest number."""
+    least = found.least
+    where = "before any layer" if least.layer is None else f"of {least.layer}"
+    return (
+        f"Of the nodes in fp16, {least.op} {where} ({least.name}) has the least head-room: "
+        f"its greatest magnitude is {figure(least.peak)}, and {FP16_GREATEST:.0f} is {figure(found.factor)} times that."
+    )
+
+
 def context(manifest: Manifest, calibration: Calibration, record: Record) -> Iterator[tuple[str, str]]:
     """Of what, from what, where."""
     verdict, states = calibration.verdict, record.set
@@ -204,6 +231,10 @@ def decibels(found: float, *, unit: bool = False) -> str:
     if abs(found) >= EXACT_DB:
         return "exact" if found > 0 else "not finite"
     return f"{found:.1f} dB" if unit else f"{found:.1f}"
+
+
+def _room(peak: float) -> str:
+    return "∞" if peak == 0 else f"{figure(FP16_GREATEST / peak)}×"
 
 
 def _ladder(verdict: Verdict) -> list[BudgetVerdict]:

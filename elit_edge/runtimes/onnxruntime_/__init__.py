@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.manifest import Manifest
-from elit_edge.runtimes.contract import Missing, Ready, Session, library_state
+from elit_edge.runtimes.contract import Missing, Ready, Runtime, Session, library_state
 
 NO_KERNELS = ("bf16",)
 """Precisions whose products ONNX Runtime has no code for on a CPU."""
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """Reads the bundle's dynamic ONNX graphs."""
 
     name = "onnxruntime"
@@ -27,4 +27,4 @@ class OnnxRuntime:
         return OnnxRuntimeSession(files, precision, threads)
 
 
-RUNTIME = OnnxRuntime()
+RUNTIMES = (OnnxRuntime(),)

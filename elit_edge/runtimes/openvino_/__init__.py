@@ -5,10 +5,10 @@ from __future__ import annotations
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError
 from elit_edge.manifest import Manifest
-from elit_edge.runtimes.contract import Missing, Ready, Session, library_state
+from elit_edge.runtimes.contract import Missing, Ready, Runtime, Session, library_state
 
 
-class OpenVino:
+class OpenVino(Runtime):
     """Reads the bundle's dynamic ONNX graphs; computes those of fp32 in bf16 too where the CPU has it."""
 
     name = "openvino"
@@ -35,4 +35,4 @@ class OpenVino:
         return OpenVinoSession(files, precision, threads)
 
 
-RUNTIME = OpenVino()
+RUNTIMES = (OpenVino(),)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.manifest import Manifest
-from elit_edge.runtimes.contract import Missing, Ready, Session, library_state
+from elit_edge.runtimes.contract import Missing, Ready, Runtime, Session, library_state
 
 REMEDY = "pip install 'elit-edge[export]'"
 
 
-class Reference:
+class Reference(Runtime):
     """Runs the torch model itself, not a graph."""
 
     name = "reference"
@@ -28,4 +28,4 @@ class Reference:
         return ReferenceSession(files, precision, threads)
 
 
-RUNTIME = Reference()
+RUNTIMES = (Reference(),)

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import onnxruntime as ort
 
 from elit_edge.calibration.half import left_wide
 from elit_edge.calibration.record import FP16_GREATEST, Headroom, Node, Wide
@@ -22,7 +23,7 @@ from elit_edge.calibration.states import CalibrationSet, Stratum
 from elit_edge.errors import CalibrationError
 from elit_edge.manifest import Role
 from elit_edge.model.bundle_weights import TRANSPOSED
-from elit_edge.runtimes.onnxruntime_.session import inference_session
+from elit_edge.runtimes.onnxruntime_.session import QUIET
 
 FACTOR = 4.0
 """Head-room that is asked for: other states than those of the set may go further."""
@@ -101,7 +102,7 @@ def describe(models: Mapping[Role, ir.Model], peaks: Mapping[Role, Peaks]) -> He
 
 
 class _Watched:
-    """A graph that gives the greatest magnitude of each value too: one number each, so it takes no memory."""
+    """A graph that gives the greatest magnitude of each value too: one number, taken as soon as the value is there."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
         self.peaks = Peaks()
@@ -109,19 +110,22 @@ class _Watched:
         model = ir.load(path)
         self._graph = model.graph
         self._result = str(self._graph.outputs[0].name)
-        for value in [*self._graph.inputs, *(made for node in self._graph for made in node.outputs)]:
-            if value.dtype == ir.DataType.FLOAT:
-                self._watch(value, self.peaks.values, str(value.name))
-        for node in list(self._graph):
+        nodes = list(self._graph)
+        self._last = nodes[0]
+        for value in self._graph.inputs:
+            self._watch(value)
+        for node in nodes:
+            self._last = node
+            for value in node.outputs:
+                self._watch(value)
             if node.op_type == "ReduceL2":
-                square = self._then("Mul", node.outputs[0], node.outputs[0])
-                self._watch(square, self.peaks.inner, str(node.name))
+                self._watch_inner(node, self._then("Mul", node.outputs[0], node.outputs[0]))
             if node.op_type == "Attention":
-                self._watch(self._scores(node), self.peaks.inner, str(node.name))
+                self._watch_inner(node, self._scores(node))
         watched = path.with_name(f"watched-{path.name}")
         try:
             ir.save(model, watched)
-            self._session = inference_session(watched, threads)
+            self._session = _session(watched, threads)
         finally:
             watched.unlink(missing_ok=True)
 
@@ -135,10 +139,17 @@ class _Watched:
                 _check_finite(peak, name, stratum)
             peaks[name] = max(peaks.get(name, 0.0), float(peak))
         _check_finite(result, self._result, stratum)
-        greatest: npt.NDArray[np.float32] = result
-        return greatest
+        own: npt.NDArray[np.float32] = result
+        return own
 
-    def _watch(self, value: ir.Value, peaks: dict[str, float], name: str) -> None:
+    def _watch(self, value: ir.Value) -> None:
+        if value.dtype == ir.DataType.FLOAT:
+            self._keep(value, self.peaks.values, str(value.name))
+
+    def _watch_inner(self, node: ir.Node, value: ir.Value) -> None:
+        self._keep(value, self.peaks.inner, str(node.name))
+
+    def _keep(self, value: ir.Value, peaks: dict[str, float], name: str) -> None:
         peak = self._then("ReduceMax", self._then("Abs", value), keepdims=0)
         peak.name, peak.shape = f"peak.{len(self._kept_in)}", ir.Shape([])
         self._graph.outputs.append(peak)
@@ -153,19 +164,30 @@ class _Watched:
         size = queries.shape.dims[-1]
         assert isinstance(size, int)
         scale = attention.attributes.get_float("scale", size**-0.5)
-        (factor,) = self._append(ir.Node("", "Constant", [], [ir.AttrFloat32("value_float", scale)])).outputs
+        (factor,) = self._insert(ir.Node("", "Constant", [], [ir.AttrFloat32("value_float", scale)])).outputs
         transposed = self._then("Transpose", keys, perm=[0, 1, 3, 2])
         return self._then("Mul", self._then("MatMul", queries, transposed), factor)
 
     def _then(self, op: str, *inputs: ir.Value, **attributes: int | list[int]) -> ir.Value:
         """What one more node gives, in float32."""
-        (made,) = self._append(ir.node(op, inputs, attributes)).outputs
+        (made,) = self._insert(ir.node(op, inputs, attributes)).outputs
         made.type = ir.TensorType(ir.DataType.FLOAT)
         return made
 
-    def _append(self, node: ir.Node) -> ir.Node:
-        self._graph.append(node)
+    def _insert(self, node: ir.Node) -> ir.Node:
+        self._graph.insert_after(self._last, node)
+        self._last = node
         return node
+
+
+def _session(path: Path, threads: int | None) -> ort.InferenceSession:
+    """One that keeps the order of the file: ONNX Runtime's own would hold all values of a pass until its end."""
+    options = ort.SessionOptions()
+    options.log_severity_level = QUIET
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _check_finite(values: npt.NDArray[Any], name: str, stratum: Stratum) -> None:

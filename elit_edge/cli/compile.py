@@ -44,7 +44,9 @@ TARGETS = ("tensorrt", "tensorrt-rtx")
     help="GPU to compile for (tensorrt-rtx; may be given again). Ampere and later if not given.",
 )
 @click.option(
-    "--timing-cache", type=click.Path(path_type=Path, dir_okay=False), help="What builds measured: read and written."
+    "--timing-cache",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What builds measured: read and written (tensorrt).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the engines as JSON.")
 def command(

@@ -147,7 +147,8 @@ def test_every_scheme_holds_its_gate_and_can_be_opened(make, scheme, tmp_path):
     gate = parity.GATE_DB[scheme]
     assert made.calibration.verdict.worst_psnr_db >= gate
     opened = Bundle.open(tmp_path / "new.elit")
-    assert (made.calibration.set_sha256 is None) == (scheme != "w4")
+    assert (made.calibration.set_sha256 is None) == (scheme not in ("w4", "fp16"))
+    assert (made.record.headroom is None) == (scheme != "fp16")
     assert made.calibration.verdict.size_ratio < 0.7  # graphs and positions weigh much in a model as small as this
     able = {name for name, each, _ in candidates_of(opened.files, "auto", scheme)[0] if each == scheme}
     assert able == ({"openvino"} if scheme == "bf16" else {"onnxruntime", "openvino"})

@@ -327,6 +327,14 @@ def test_weights_of_what_overflows_are_stored_in_sixteen_bits(large, tmp_path):
     onnx.checker.check_model(str(tmp_path / "half.elit" / "onnx" / "velocity-half.onnx"), full_check=True)
 
 
+def test_a_weight_that_fp16_cannot_hold_is_refused_even_there(enlarged, tmp_path):
+    files, states = enlarged((f"{TAIL}.mlp.fc2.weight_t", 2.0**22))
+    peaks = measured(files, states)
+    named = {role: peaks[role].overflowing(model.graph) for role, model in graphs(files).items()}
+    with pytest.raises(CalibrationError, match=rf"{TAIL}\.mlp\.fc2\.weight_t holds .* choose bf16"):
+        narrowed(files, tmp_path / "half.elit", named)
+
+
 def test_the_command_writes_the_evidence(large, tmp_path, monkeypatch):
     monkeypatch.setattr(turns, "ROUNDS", 1)
     files, states = large

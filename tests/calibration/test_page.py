@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elit_edge.calibration.record import Layer, Range, Record, Sensitivity, SetSummary
+from elit_edge.calibration.record import (
+    Headroom,
+    Layer,
+    Node,
+    Range,
+    Record,
+    Sensitivity,
+    SetSummary,
+    Wide,
+)
 from elit_edge.calibration.report import plots
 from elit_edge.calibration.report.page import Sheet, draw_sheet, page
 from elit_edge.calibration.report.ranking import by_harm, kind, movement
@@ -117,6 +126,7 @@ def made_record(blocks):
         elit_edge="0.1.0",
         set=SetSummary(sha256="a" * 64, states=960, budgets=BUDGETS, times=TIMES, classes=12, seed=3),
         layers=tuple(made_layer(name, random) for name in layer_names(blocks)),
+        headroom=None,
     )
 
 
@@ -475,6 +485,36 @@ def test_what_was_not_measured_is_said(manifest, record):
         assert part in words
     assert sum(tag == "svg" for tag, _ in parsed.seen) == 1
     assert parsed.table("latents", "PSNR, dB")[0] == ["1", "exact", "–", "–", "–"]
+
+
+def test_what_fp16_leaves_in_float32_is_shown_with_its_peaks(manifest, record):
+    assert "Left in float32" not in page(manifest, made_calibration(), record, None)
+
+    def node(number, op, layer, peak):
+        return {"graph": "velocity", "name": f"node_{number}", "op": op, "layer": layer, "peak": peak}
+
+    found = Headroom(
+        wide=(
+            Wide(**node(1, "Unsqueeze", None, 0.0), why="angles"),
+            Wide(**node(2, "ReduceL2", "read.attn.q_proj", 6550.4), why="sum of squares"),
+            Wide(**node(3, "Div", "read.attn.q_proj", 12.0), why="sum of squares"),
+            Wide(**node(4, "MatMul", HOSTILE, 655040.0), why="overflow"),
+            Wide(**node(5, "Add", HOSTILE, 6550.4), why="overflow"),
+            Wide(**node(6, "Add", HOSTILE, 6550.4), why="overflow"),
+        ),
+        least=Node(**node(7, "Gelu", "blocks.0.mlp.fc1", 1310.08)),
+        factor=50.0,
+    )
+    text = page(manifest, made_calibration(), msgspec.structs.replace(record, headroom=found), None)
+    parsed = Parsed(text)
+    assert parsed.table("layer", "nodes", "why", "greatest", "head-room") == [
+        ["–", "Unsqueeze", "angles", "0", "∞"],
+        ["read.attn.q_proj", "ReduceL2, Div", "sum of squares", "6550", "10×"],
+        [HOSTILE, "MatMul, Add", "overflow", "655040", "0.1×"],
+    ]
+    words = " ".join("".join(parsed.words).split())
+    assert "Gelu of blocks.0.mlp.fc1 (node_7) has the least head-room" in words
+    assert "its greatest magnitude is 1310, and 65504 is 50 times that" in words
 
 
 def test_a_model_of_latents_has_no_pictures(manifest, record):

@@ -73,6 +73,16 @@ def test_what_was_proven_can_be_seen_again(small, tmp_path):
     assert (tmp_path / "again.html").read_text() == (folder / "page.html").read_text()
 
 
+def test_what_fp16_leaves_in_float32_is_told_at_once_and_again(tiny_bundle_path, tmp_path):
+    new = tmp_path / "half.elit"
+    made = calibrate(tiny_bundle_path, new, "--accept-anyway", scheme="fp16", pictures=0)
+    assert made.exit_code == 0, made.output
+    for told in (made.stdout, cli("calibrate", new).stdout):
+        (row,) = (line for line in told.splitlines() if line.startswith("write.attn.kv_proj"))
+        assert "ReduceL2, Mul, Add, Div sum of squares" in row
+        assert "has the least head-room" in " ".join(told.split())
+
+
 def test_inspect_tells_of_it(small):
     shown = cli("inspect", small[0] / "small.elit").stdout
     assert "dB to fp32 at its worst budget" in shown

@@ -77,13 +77,8 @@ def _aim(module: Any, config: Any, capability: str, index: int, count: int) -> N
     """Compile for a GPU that need not be here; TensorRT for RTX alone has these names."""
     if index == 0:
         config.num_compute_capabilities = count
-    if not config.set_compute_capability(getattr(module.ComputeCapability, sm_name(capability)), index):
+    if not config.set_compute_capability(getattr(module.ComputeCapability, "SM" + capability.replace(".", "")), index):
         raise RequestError(f"this TensorRT for RTX does not take compute capability {capability} here")
-
-
-def sm_name(capability: str) -> str:
-    """ "8.6" -> "SM86"."""
-    return "SM" + capability.replace(".", "")
 
 
 def _add_profile(

@@ -15,7 +15,7 @@ from elit_edge.errors import BundleError, RequestError, RuntimeUnavailable
 from elit_edge.files import cache_folder
 from elit_edge.manifest import Engine, Manifest, Precision, Role
 from elit_edge.runtimes.contract import Missing
-from elit_edge.runtimes.tensorrt_.building import build_engine, sm_name
+from elit_edge.runtimes.tensorrt_.building import build_engine
 from elit_edge.runtimes.tensorrt_.cuda import Gpu, need_gpu
 from elit_edge.runtimes.tensorrt_.engines import ROLES, Pair, fitting, keep_rebuilt, mismatch, of_bundle
 from elit_edge.runtimes.tensorrt_.fitting import here, platform_name
@@ -25,8 +25,9 @@ from elit_edge.runtimes.tensorrt_.profiles import Form, engine_profiles
 PRECISIONS: tuple[Precision, ...] = ("fp16", "int8", "fp32")
 """What engines are made in, the first that a bundle has where none is named."""
 AHEAD = ("8.0", "8.6", "8.9", "12.0", "12.1")
-"""What TensorRT for RTX compiles for where nothing is said: Ampere and later. For 7.5 it has no float32 products, and
-every precision holds some."""
+"""What TensorRT for RTX compiles for where nothing is said: Ampere and later."""
+UNABLE = ("7.5",)
+"""There it has no float32 products, and every precision holds some."""
 LOCK_S = 900.0
 """A process waits so long for another that compiles the same bundle."""
 
@@ -75,7 +76,7 @@ def compile_bundle(
         precision: one of `able(manifest)`.
         form: of the profiles.
         compute_capabilities: GPUs to compile for, "8.6"; empty for Ampere and later. TensorRT for RTX alone.
-        timing_cache: file with what earlier builds measured.
+        timing_cache: file with what earlier builds measured. Classic TensorRT alone.
         report: progress.
         cancelled: asked at each of the builder's steps.
 
@@ -91,7 +92,7 @@ def compile_bundle(
     state = library.state()
     if isinstance(state, Missing):
         raise RuntimeUnavailable(f"{library.title} is not installed: {state.reason}; {state.remedy}")
-    gpu, capabilities = _aims(library, compute_capabilities)
+    gpu, capabilities = _aims(library, compute_capabilities, timing_cache)
     chosen = chosen_precision(files.manifest, precision)
     with _alone(files.folder.resolve()):
         current = BundleFiles.open(files.folder.resolve())  # another process may have compiled while this one waited
@@ -182,7 +183,7 @@ def build_pair(
     return made
 
 
-def _aims(library: Library, asked: tuple[str, ...]) -> tuple[Gpu | None, tuple[str, ...]]:
+def _aims(library: Library, asked: tuple[str, ...], timing_cache: Path | None) -> tuple[Gpu | None, tuple[str, ...]]:
     """The GPU that is compiled on, and those that are compiled for."""
     if not library.ahead_of_time:
         if asked:
@@ -192,13 +193,15 @@ def _aims(library: Library, asked: tuple[str, ...]) -> tuple[Gpu | None, tuple[s
             )
         gpu = need_gpu()
         return gpu, (gpu.compute_capability,)
-    known = [name for name in library.load().ComputeCapability.__members__ if name.startswith("SM")]
-    capabilities = asked or tuple(each for each in AHEAD if sm_name(each) in known)
+    if timing_cache is not None:
+        raise RequestError(f"{library.title} times nothing when it compiles, and has no use for {timing_cache}")
+    known = library.capabilities()
+    capabilities = asked or tuple(each for each in AHEAD if each in known)
     for each in capabilities:
-        if sm_name(each) not in known or each.startswith("7."):
-            there_are = ", ".join(capability for capability in AHEAD if sm_name(capability) in known)
+        if each not in known or each in UNABLE:
+            there_are = ", ".join(capability for capability in known if capability not in UNABLE)
             raise RequestError(
-                f"{library.title} {library.version} does not compile these graphs for compute capability {each}; "
+                f"{library.title} {library.version} does not compile these graphs for compute capability {each!r}; "
                 f"it does for: {there_are}. Orin (8.7) and data-centre GPUs take --target tensorrt"
             )
     return None, tuple(dict.fromkeys(capabilities))

@@ -7,8 +7,9 @@ functions used here. Source: CUDA Driver API reference (nvidia.com).
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,7 @@ class CudaError(Exception):
     def __init__(self, call: str, code: Any) -> None:
         super().__init__(f"{call}: {getattr(code, 'name', code)}")
         self.out_of_memory = getattr(code, "name", "") == "CUDA_ERROR_OUT_OF_MEMORY"
+        self.no_device = getattr(code, "name", "") == "CUDA_ERROR_NO_DEVICE"
 
 
 def _call(name: str, *arguments: Any) -> Any:
@@ -61,13 +63,13 @@ def find_gpu() -> Gpu | Missing:
     try:
         _call("cuInit", 0)
         version = int(_call("cuDriverGetVersion"))
-        if int(_call("cuDeviceGetCount")) == 0:
-            return Missing("CUDA sees no GPU", "check nvidia-smi and CUDA_VISIBLE_DEVICES")
         device = _call("cuDeviceGet", 0)
         name = _call("cuDeviceGetName", 256, device)
         major = _attribute("CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR", device)
         minor = _attribute("CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR", device)
     except CudaError as error:
+        if error.no_device:
+            return Missing("CUDA sees no GPU", "check nvidia-smi and CUDA_VISIBLE_DEVICES")
         return Missing(f"the NVIDIA driver does not answer ({error})", "check nvidia-smi; restart after an update")
     except (ImportError, RuntimeError, OSError) as error:  # how the binding says that there is no libcuda
         return Missing(f"no NVIDIA driver is installed ({_line(error)})", "install it; a container needs --gpus all")
@@ -118,9 +120,13 @@ class Device:
     def __init__(self) -> None:
         self._device = _call("cuDeviceGet", 0)
         self._context = _call("cuDevicePrimaryCtxRetain", self._device)
-        self.make_current()
-        self._stream = _call("cuStreamCreate", _stream_flags())
-        self._closed = False
+        with ExitStack() as held:
+            held.callback(_call, "cuDevicePrimaryCtxRelease", self._device)
+            self.make_current()
+            self._stream = _call("cuStreamCreate", _stream_flags())
+            held.callback(_call, "cuStreamDestroy", self._stream)
+            held.callback(self.make_current)
+            self._held = held.pop_all()
 
     @property
     def stream(self) -> int:
@@ -132,7 +138,14 @@ class Device:
         _call("cuCtxSetCurrent", self._context)
 
     def free_bytes(self) -> int:
-        return int(_call("cuMemGetInfo")[0])
+        """Memory that can be had. A GPU that shares the machine's memory does not count what the system would move
+        aside for it, such as files that were just read. Source: CUDA for Tegra, estimating allocatable memory."""
+        free = int(_call("cuMemGetInfo")[0])
+        if _attribute("CU_DEVICE_ATTRIBUTE_INTEGRATED", self._device):
+            import psutil
+
+            return max(free, int(psutil.virtual_memory().available))
+        return free
 
     def allocate(self, size: int) -> Buffer:
         return Buffer(size)
@@ -158,19 +171,18 @@ class Device:
         _call("cuStreamBeginCapture", self._stream, modes.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         try:
             yield captured
-        finally:
-            graph = _call("cuStreamEndCapture", self._stream)
+        except BaseException:
+            with suppress(CudaError):  # a failure may have ended the capture; it is the one to be told
+                _call("cuGraphDestroy", _call("cuStreamEndCapture", self._stream))
+            raise
+        graph = _call("cuStreamEndCapture", self._stream)
         try:
             captured.take(_call("cuGraphInstantiate", graph, 0))
         finally:
             _call("cuGraphDestroy", graph)
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self.make_current()
-            _call("cuStreamDestroy", self._stream)
-            _call("cuDevicePrimaryCtxRelease", self._device)
+        self._held.close()
 
 
 def _stream_flags() -> int:

@@ -43,6 +43,11 @@ class Library:
     def version(self) -> str:
         return str(self.load().__version__)
 
+    def capabilities(self) -> tuple[str, ...]:
+        """The GPUs that TensorRT for RTX knows to compile for: "8.6"."""
+        names = (name for name in self.load().ComputeCapability.__members__ if name.startswith("SM"))
+        return tuple(f"{name[2:-1]}.{name[-1]}" for name in names)
+
     @property
     def messages(self) -> Messages:
         """What it says; it takes one logger a process, and ignores any other."""

@@ -53,6 +53,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/deadlines.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/engines.py
 
 test-arm64: $(READY)
 	@echo "== ARM: the wheel under qemu (the first time makes a Debian root: minutes)"

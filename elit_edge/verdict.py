@@ -102,5 +102,5 @@ class Calibration(_Struct, frozen=True, kw_only=True):
     set_sha256: Digest | None
     """Of the calibration set; None for a precision that needs none."""
     float_layers: tuple[str, ...]
-    """Matrix products that are computed in floating point, by the name of their weight."""
+    """Matrix products that are not computed in the precision but in float32, by the name of their layer."""
     verdict: Verdict

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import importlib.util
 import inspect
 import re
@@ -10,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,26 +16,22 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import click
+import numpy as np
 import pytest
+import tomllib
 from click.testing import CliRunner
 from filelock import Timeout
 from packaging.requirements import Requirement
 
 from elit_edge import fit
+from elit_edge.budget import flops
 from elit_edge.bundle import Bundle
-from elit_edge.cli import choosing, demo, extras
+from elit_edge.cli import choosing, demo
 from elit_edge.cli.main import main
-from elit_edge.errors import ElitEdgeError
 from elit_edge.files import cache_folder
-from elit_edge.manifest import Engine
-from elit_edge.runtimes.contract import Ready
-from elit_edge.runtimes.tensorrt_ import TensorRt, building, compiling, cuda, engines
-from elit_edge.runtimes.tensorrt_.attention import without_attention
-from elit_edge.runtimes.tensorrt_.fitting import here
-from elit_edge.runtimes.tensorrt_.library import TENSORRT, TENSORRT_RTX, Messages
-from elit_edge.runtimes.tensorrt_.opening import check_room
-from elit_edge.runtimes.tensorrt_.profiles import engine_profiles
-from elit_edge.runtimes.tensorrt_.sealed import read_sealed
+from elit_edge.model.checkpoint import read_checkpoint
+from elit_edge.runtimes.tensorrt_ import compiling
+from elit_edge.runtimes.tensorrt_.sealed import write_sealed
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "jetson.md"
@@ -118,6 +112,8 @@ def test_every_block_is_a_shell_script_of_known_programs():
     for fence, block in FENCE.findall(TEXT):
         assert fence in ("sh desktop", "sh board")
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+    for code in (words[2] for _, words in LINES if words[:2] == ["python3", "-c"]):
+        compile(code, str(PAGE), "exec")
     assert TEXT.count("```") == 2 * len(FENCE.findall(TEXT))
     assert {words[words[0] == "sudo"] for _, words in LINES} <= PROGRAMS
 
@@ -168,29 +164,52 @@ def test_what_one_command_reads_another_wrote_on_that_machine(parse):
         there[machine] |= {*written, *(f"{name}/sample.elit" for name in written if words[1] == "demo")}
 
 
-def test_commands_that_need_no_gpu_run(tiny_bundle_path, tmp_path, monkeypatch):
-    """In the page's order, with the tiny bundle, the CPU and short times in the places of the page's own."""
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    """A SIMULATION of a board (tests/simulated_gpu): an Orin with TensorRT 10.13, which does not know Attention."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from simulated_gpu.installing import simulated_gpu
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(choosing, "_process_age_s", lambda: 0.1)  # the process of the tests is old
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
+    with simulated_gpu(compute_capability="8.7", name="Orin") as machine:
+        yield machine
+
+
+def on_the_board(arguments: list[str]) -> tuple[list[str], str | None]:
+    """What is typed here in the place of the page's line, and the file that takes what it prints.
+
+    The tiny bundle has float32 alone, numbered classes, and samples that are no pictures. What measures runtimes does
+    so in processes of its own, where the simulation is not: it takes ONNX Runtime.
+    """
+    swapped = {"heart": "1", "clock": "2", "fp16": "fp32", "int8": "fp32", "10min": "1s"}
+    place = _end(arguments)
+    words = [re.sub(r"\.png$", ".npy", swapped.get(word, word)) for word in arguments[:place]]
+    if words[0] in ("generate", "bench") and words[1] == "board.elit" and "--runtime" not in words:
+        words += ["--runtime", "onnxruntime"]
+    words += ["--window", "20ms"] if words[0] == "bench" and words[1] != "page" else []
+    return words, arguments[place + 1] if place < len(arguments) else None
+
+
+def test_the_boards_commands_run_in_the_pages_order(board, tiny_bundle_path, monkeypatch):
+    monkeypatch.setattr(choosing, "_process_age_s", lambda: 0.1)  # the process of the tests is old
     shutil.copytree(tiny_bundle_path, "board.elit")
-    swapped = {"heart": "1", "clock": "2", "tensorrt": "onnxruntime", "fp16": "fp32", "10min": "1s"}
-    ran = set()
-    for arguments in OURS:
-        name, place = arguments[0], _end(arguments)
-        if name not in ("probe", "inspect", "generate", "bench"):
-            continue
-        words = [re.sub(r"\.png$", ".npy", swapped.get(word, word)) for word in arguments[:place]]
-        if name in ("generate", "bench") and words[1] == "board.elit" and "--runtime" not in words:
-            words += ["--runtime", "onnxruntime"]
-        words += ["--window", "20ms"] if name == "bench" and words[1] != "page" else []
+    said: dict[str, str] = {}
+    for arguments in (words for words in OURS if words[0] not in ("demo", "calibrate")):
+        words, into = on_the_board(arguments)
         answer = CliRunner().invoke(main, words)
         assert answer.exit_code == 0, f"elit-edge {shlex.join(words)}\n{answer.output}\n{answer.exception!r}"
-        if place < len(arguments):
-            Path(arguments[place + 1]).write_text(answer.stdout)
-        ran.add(name)
-    assert ran == {"probe", "inspect", "generate", "bench"}
-    assert {"cpu.npy", "gpu.npy", "soon.npy", "board.json", "board.html"} <= {path.name for path in tmp_path.iterdir()}
+        if into is not None:
+            Path(into).write_text(answer.stdout)
+        said[words[0]] = answer.output
+    assert re.search(r"tensorrt +ready", said["probe"])
+    for path in re.findall(r"`(engines/[^`]+)`", TEXT):
+        assert path.replace("fp16", "fp32") in said["inspect"]
+        assert Path("board.elit", path.replace("fp16", "fp32")).is_file()
+    made = {path.name for path in Path().iterdir()}
+    assert {"cpu.npy", "gpu.npy", "more.npy", "soon.npy", "board.timing", "board.json", "board.html"} <= made
+    assert np.allclose(np.load("cpu.npy"), np.load("gpu.npy"), atol=1e-4), "the same seed is the same picture"
 
 
 def test_extras_are_the_projects_and_their_bounds_meet():
@@ -201,7 +220,7 @@ def test_extras_are_the_projects_and_their_bounds_meet():
     tensorrt = {found.name: found for found in map(Requirement, offered["tensorrt"])}
     assert "onnx" in tensorrt
     assert "tensorrt" not in tensorrt, "what pip brings would hide JetPack's"
-    (beside,) = {found for found in re.findall(r"'(cuda-bindings[^']*)'", TEXT)}
+    (beside,) = set(re.findall(r"'(cuda-bindings[^']*)'", TEXT))
     assert "12.9.0" in Requirement(beside).specifier & tensorrt["cuda-bindings"].specifier
     assert "13.0.0" not in Requirement(beside).specifier
 
@@ -225,120 +244,76 @@ def test_files_tests_and_figures_that_the_text_names(monkeypatch):
         assert sys.platform != "linux" or Path.home() / path in {*own, own[0].parent}, path
     for path in (span for span in SPANS if span.startswith("tests/")):
         assert (ROOT / path).is_file(), path
+    sample = read_checkpoint(ROOT / "elit_edge" / "data" / "sample.safetensors").config
+    asked = {words[at + 1] for words in OURS for at, word in enumerate(words) if word == "--label"}
+    assert asked <= set(sample.class_names or ()), "no class of the sample"
+    (percent,) = re.findall(r"one latent of 16 is (\d+)%", TEXT)
+    assert int(percent) == round(100 * flops(sample, 1).velocity / flops(sample, 16).velocity)
     (megabytes,) = re.findall(r"weights of the precision and (\d+) MB", TEXT)
     assert int(megabytes) == pytest.approx(fit.ENGINE_BASE_BYTES / 1e6, rel=0.05)
 
 
-def message(call, *arguments) -> str:
-    with pytest.raises(ElitEdgeError) as error:
-        call(*arguments)
-    return str(error.value)
+COMPILE = ("compile", "board.elit", "--target", "tensorrt", "--precision", "fp32")
+GENERATE = ("generate", "board.elit", "--label", "1", "--runtime", "tensorrt", "-o", "out.npy")
+
+
+def refusal(*arguments: str) -> str:
+    answer = CliRunner().invoke(main, arguments)
+    assert answer.exit_code == 1, f"{shlex.join(arguments)}\n{answer.output}\n{answer.exception!r}"
+    return answer.stderr.splitlines()[-1]
 
 
 @pytest.fixture
-def said(tiny_bundle_path, tmp_path, monkeypatch) -> dict[str, str]:
-    """Real messages of the code. What only a GPU, its driver or TensorRT could cause is put in their place (mocks)."""
-    files = Bundle.open(tiny_bundle_path).files
-    orin = cuda.Gpu("Orin", "8.7", "12.6")
+def said(board, tiny_bundle_path, monkeypatch) -> dict[str, str]:
+    """What the real commands say on the simulated board, each time with one thing wrong."""
+    from simulated_gpu import driver, tensorrt
+
     told: dict[str, str] = {}
+
+    def wrong(name: str, *arguments: str, at: Any = None, **facts: Any) -> None:
+        with monkeypatch.context() as patch:
+            for fact, value in facts.items():
+                patch.setattr(at or board, fact, value)
+            told[name] = refusal(*arguments)
 
     def hidden(package: str) -> Any:
         real = importlib.util.find_spec
         return lambda name, *more: None if name.split(".")[0] == package else real(name, *more)
 
-    def driver(**answers: Any) -> Any:
-        def call(name: str, *_: Any) -> Any:
-            found = answers.get(name, 1)
-            if isinstance(found, Exception):
-                raise found
-            return found
-
-        return call
-
-    for name, package, call in (
-        ("no library", "tensorrt", lambda: compiling.compile_bundle(files, TENSORRT, "fp32")),
-        ("no binding", "cuda", cuda.need_gpu),
-        ("no torch", "torch", extras.require_export),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(importlib.util, "find_spec", hidden(package))
-            told[name] = message(call)
-    for name, answers in {
-        "no driver": {"cuInit": RuntimeError("Failed to dlopen libcuda.so.1")},
-        "silent driver": {"cuInit": cuda.CudaError("cuInit", 999)},
-        "no GPU": {"cuDeviceGetCount": 0},
-        "old driver": {"cuDriverGetVersion": 11040},
-    }.items():
-        with monkeypatch.context() as patch:
-            patch.setattr(cuda, "_call", driver(**answers))
-            told[name] = message(cuda.need_gpu)
+    shutil.copytree(tiny_bundle_path, "board.elit")
+    for package in ("tensorrt", "cuda"):
+        wrong(f"no {package}", *COMPILE, at=importlib.util, find_spec=hidden(package))
+    wrong("no torch", "verify", "board.elit", at=importlib.util, find_spec=hidden("torch"))
+    wrong("no driver", *COMPILE, installed=False)
+    wrong("no GPU", *COMPILE, devices=0)
+    wrong("old driver", *COMPILE, driver=11040)
+    wrong("silent driver", *COMPILE, failing=lambda *_: driver.CUresult.CUDA_ERROR_UNKNOWN)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnx", None)
-        told["no onnx"] = message(without_attention, files.graph_path(files.manifest.graphs[0]))
-    told["no graphs"] = message(compiling.chosen_precision, files.manifest, "fp16")
-    with monkeypatch.context() as patch:
-        patch.setattr(TensorRt, "check", lambda _: Ready("10.3.0"))
-        told["no engines"] = message(Bundle.open(tiny_bundle_path).prepare, "tensorrt")
-    told["another version"] = message(engines.fitting, with_engines(files), "fp32", here(Newer, orin))
-    told["too small"] = message(check_room, SimpleNamespace(free_bytes=lambda: 1), 10**9, "opening it")
-    told["full"] = message(fill_memory)
-    told["no disk"] = message(fit.check_disk, tmp_path, 10**18, "compiling it")
-    junk = tmp_path / "board.timing"
-    junk.write_bytes(b"junk")
-    told["damaged cache"] = message(read_sealed, junk)
-    refusing = SimpleNamespace(create_timing_cache=lambda _: None)
-    told["another cache"] = message(building._open_cache, refusing, tmp_path / "none")
-    told["refused graph"] = message(build_in_vain, files, monkeypatch)
-    damaged = shutil.copytree(tiny_bundle_path, tmp_path / "damaged.elit")
-    weights = damaged / files.manifest.graphs[0].weights
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    told["damaged bundle"] = message(Bundle.open, damaged)
-    with monkeypatch.context() as patch:
-        patch.setattr(compiling, "FileLock", MagicMock(side_effect=Timeout("lock")))
-        told["two at once"] = message(compiling._alone(tmp_path).__enter__)
-    told["capability"] = message(compiling._aims, TENSORRT, ("8.7",))
-    capabilities = enum.Enum("ComputeCapability", ["SM80", "SM86"])
-    rtx = SimpleNamespace(
-        ahead_of_time=True, title=TENSORRT_RTX.title, version="1", load=lambda: SimpleNamespace(ComputeCapability=capabilities)
+        told["no onnx"] = refusal(*COMPILE)
+    told["no graphs"] = refusal(*COMPILE[:-1], "fp16")
+    told["no engines"] = refusal(*GENERATE)
+    told["capability"] = refusal(*COMPILE, "--compute-capability", "8.7")
+    told["Orin"] = refusal(
+        *(word.replace("tensorrt", "tensorrt-rtx") for word in COMPILE), "--compute-capability", "8.7"
     )
-    told["Orin"] = message(compiling._aims, rtx, ("8.7",))
+    wrong("two at once", *COMPILE, at=compiling, FileLock=MagicMock(side_effect=Timeout("lock")))
+    wrong("no disk", *COMPILE, at=fit.shutil, disk_usage=lambda _: SimpleNamespace(free=1))
+    wrong("refused graph", *COMPILE, at=tensorrt.Builder, build_serialized_network=lambda *_: None)
+    Path("board.timing").write_bytes(b"cut off")
+    told["damaged cache"] = refusal(*COMPILE, "--timing-cache", "board.timing")
+    write_sealed(Path("board.timing"), b"of another board")
+    told["another cache"] = refusal(*COMPILE, "--timing-cache", "board.timing")
+    made = CliRunner().invoke(main, COMPILE)
+    assert made.exit_code == 0, made.output
+    wrong("another version", *GENERATE, at=tensorrt, __version__="10.14.1")
+    wrong("too small", *GENERATE, total_bytes=1000)
+    full = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    wrong("full", *GENERATE, failing=lambda name, _: full if name == "cuMemAlloc" else None)
+    weights = Path("board.elit", Bundle.open("board.elit").manifest.graphs[0].weights)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    told["damaged bundle"] = refusal(*GENERATE)
     return told
-
-
-Newer: Any = SimpleNamespace(name="tensorrt", version="10.13.3")
-
-
-def with_engines(files: Any) -> Any:
-    """The bundle, saying that it has engines of TensorRT 10.3 for Orin."""
-    made = [
-        Engine(
-            role=role, precision="fp32", library="tensorrt", version="10.3.0", platform="linux aarch64",
-            compute_capabilities=("8.7",), compiled_on="Orin", driver="12.6", path=f"engines/{role}",
-            profiles=engine_profiles(files.manifest, files.manifest.graph(role, "fp32"), "range"),
-        )
-        for role in engines.ROLES
-    ]  # fmt: skip
-    entries = dict(files.manifest.files) | {engine.path: next(iter(files.manifest.files.values())) for engine in made}
-    manifest = SimpleNamespace(name="tiny", engines=made, files=entries, graph=files.manifest.graph)
-    return SimpleNamespace(folder=files.folder, manifest=manifest)
-
-
-def fill_memory() -> None:
-    with cuda.failures("running it"):
-        raise cuda.CudaError("cuMemAlloc", SimpleNamespace(name="CUDA_ERROR_OUT_OF_MEMORY"))
-
-
-def build_in_vain(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The builder returns nothing."""
-    module = MagicMock(IProgressMonitor=object)
-    builder = module.Builder.return_value
-    builder.build_serialized_network.return_value = None
-    builder.create_builder_config.return_value.add_optimization_profile.return_value = 0
-    library = SimpleNamespace(title="TensorRT", version="10.3.0", load=lambda: module, messages=Messages())
-    with monkeypatch.context() as patch:
-        patch.setattr(building, "read_network", MagicMock())
-        patch.setattr(building, "check_network", MagicMock())
-        building.build_engine(library, files, files.manifest.graph("velocity", "fp32"), ())
 
 
 def says(quoted: str, real: str) -> bool:

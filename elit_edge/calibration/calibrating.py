@@ -41,8 +41,6 @@ from elit_edge.version import __version__
 
 SCHEMES: tuple[Precision, ...] = ("int8", "int8-dynamic", "w8", "w4", "fp16", "bf16")
 NEEDS_SET: tuple[Precision, ...] = ("int8", "w4", "fp16")
-FLOAT: tuple[Treatment, ...] = ("w8", "w4", "fp16", "bf16", "fp32")
-"""Treatments whose product is computed in floating point."""
 PICTURES = 64
 SEED = 1
 DIGITS = 5
@@ -139,7 +137,7 @@ def calibrate(
             precision=scheme,
             record=f"{CALIBRATION_FOLDER}/{scheme}.json",
             set_sha256=None if found is None else found.digest,
-            float_layers=tuple(layer.name for layer in layers if layer.treatment in FLOAT),
+            float_layers=tuple(layer.name for layer in layers if layer.treatment != scheme),
             verdict=verdict,
         )
         (stage / CALIBRATION_FOLDER).mkdir(exist_ok=True)

@@ -181,10 +181,14 @@ class _Watched:
 
 
 def _session(path: Path, threads: int | None) -> ort.InferenceSession:
-    """One that keeps the order of the file: ONNX Runtime's own would hold all values of a pass until its end."""
+    """One that keeps the order of the file: ONNX Runtime's own would hold all values of a pass until its end.
+
+    Its threads do not spin: the many small nodes would fight for the cores of a machine that does other work too.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = QUIET
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

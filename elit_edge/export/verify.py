@@ -109,9 +109,9 @@ class _OpenGraphs:
                 yield graph, _run_singly(open_graph(self._files, graph, None), feeds), cases.velocity
 
 
-class _Calibrated:
-    """The graphs of a calibrated precision, as a runtime composes them: smoothing moves factors from one to the other,
-    so that the modulations between them are not the model's."""
+class _Composed:
+    """Condition and velocity as a runtime composes them. Those of a calibrated precision hold no other way: smoothing
+    moves factors from one to the other, so that the modulations between them are not the model's."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -131,7 +131,7 @@ def _session(files: BundleFiles, precision: str) -> Session:
     return choose(candidates[0][0]).prepare(files, precision, None)
 
 
-def _gate_db(files: BundleFiles, precision: str) -> float:
+def gate_db(files: BundleFiles, precision: str) -> float:
     """Of a precision that was taken in spite of its verdict: what that says, less what another machine may round."""
     calibration = files.manifest.calibration(precision)
     gate = GATE_DB[precision]
@@ -166,16 +166,23 @@ def measure(
     """
     reference = ModelSession(model, files.manifest)
     with ExitStack() as stack:
-        graphs: _OpenGraphs | _Calibrated
+        graphs: _OpenGraphs | _Composed
         if files.manifest.calibration(precision) is None:
             graphs = _OpenGraphs(files, precision)
         else:
-            graphs = _Calibrated(stack.enter_context(_session(files, precision)))
+            graphs = _Composed(stack.enter_context(_session(files, precision)))
         yield from _compared(graphs, reference, precision, report)
 
 
+def session_parities(
+    session: Session, model: DiffusionTransformer, report: Callable[[float], None]
+) -> Iterator[Parity]:
+    """The distance of an open session's velocities from the model, for each budget, time and label."""
+    yield from _compared(_Composed(session), ModelSession(model, session.manifest), session.precision, report)
+
+
 def _compared(
-    graphs: _OpenGraphs | _Calibrated, reference: ModelSession, precision: str, report: Callable[[float], None]
+    graphs: _OpenGraphs | _Composed, reference: ModelSession, precision: str, report: Callable[[float], None]
 ) -> Iterator[Parity]:
     budgets = reference.manifest.budgets
     for done, latents in enumerate(budgets, 1):
@@ -204,7 +211,7 @@ def verify(
     """
     precisions = files.manifest.precisions
     found = [parity for precision in precisions for parity in measure(files, model, precision, report)]
-    gates = {precision: _gate_db(files, precision) for precision in precisions}
+    gates = {precision: gate_db(files, precision) for precision in precisions}
     worst = min(found, key=lambda parity: parity.psnr_db - gates[parity.precision])
     gate = gates[worst.precision]
     if not worst.psnr_db >= gate:

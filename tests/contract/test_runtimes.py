@@ -12,7 +12,7 @@ from elit_edge.errors import BudgetError, BundleError, RequestError
 from elit_edge.runtimes.contract import Missing, Ready, Session
 from elit_edge.runtimes.registry import all_runtimes
 
-TOLERANCE = {"fp32": 1e-5, "bf16": 0.1}
+TOLERANCE = {"fp32": 1e-5, "fp16": 0.02, "bf16": 0.1}
 """From the authors' velocities, of 4 at most, and between two ways to compute the same numbers. In bf16 PyTorch's
 autocast is off by 0.024 on this model; the bar leaves room for kernels that round elsewhere."""
 BUDGETS = range(1, 17)
@@ -20,7 +20,7 @@ BUDGETS = range(1, 17)
 
 def runtimes_and_precisions():
     """Every pair to test. The tiny bundle is made after tests are collected: a stand-in says what it holds."""
-    to_come = SimpleNamespace(precisions=("fp32",))
+    to_come = SimpleNamespace(precisions=("fp32",), engines=())
     for name, runtime in sorted(all_runtimes().items()):
         state = runtime.check()
         if isinstance(state, Missing):
@@ -106,7 +106,7 @@ def test_a_runtime_offers_what_was_collected_and_the_exact_first(runtime, precis
     assert offered[0] == "fp32"
 
 
-@pytest.mark.parametrize("precision", ["bf17", "fp16", ""])
+@pytest.mark.parametrize("precision", ["bf17", "fp17", ""])
 def test_a_precision_that_there_is_not_is_refused_with_those_there_are(bundle, runtime, precision):
     with pytest.raises(BundleError, match=r"tiny.* fp32"):
         all_runtimes()[runtime].prepare(bundle.files, precision, 1)

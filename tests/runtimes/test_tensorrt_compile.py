@@ -161,7 +161,8 @@ def test_the_network_has_every_layer_of_the_model_in_its_precision(networks, pre
         check_network(network, graph, calibration.float_layers if calibration else ())
         found += products(network)
     assert {product.layer for product in found} == layers
-    kept = set(calibration.float_layers) if precision == "int8" else set()
+    kept = set(calibration.float_layers) if calibration else set()
+    assert (len(kept) > 0) == (precision == "int8")
     wanted = {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}[precision]
     assert {product.layer for product in found if product.dtype != wanted} == kept
     assert {product.dtype for product in found if product.layer in kept} <= {"FLOAT"}

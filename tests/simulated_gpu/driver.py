@@ -1,4 +1,4 @@
-"""A SIMULATION of cuda.bindings.driver on host memory: the functions that elit-edge calls, and their calling convention.
+"""A SIMULATION of cuda.bindings.driver on host memory: what elit-edge calls, and how it is called.
 
 Where the real driver answers with an error, so does this. Where it would silently read or write memory that is not the
 caller's, this raises `Misuse`.

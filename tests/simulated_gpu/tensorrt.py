@@ -12,6 +12,7 @@ import hashlib
 import json
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,8 @@ def _use(logger: object) -> None:
 
 def _error(message: str) -> None:
     assert process.logger is not None
-    process.logger.log(ILogger.ERROR, f"Error Code 3: API Usage Error ({message})")
+    words = f"Error Code 3: API Usage Error ({message})"
+    process.logger.log(ILogger.ERROR, words)
 
 
 class Dims:
@@ -374,11 +376,20 @@ class ITimingCache:
         return IHostMemory(self._environment.encode() + b" measured")
 
 
+class BuilderFlag(enum.IntEnum):
+    TF32 = 7
+
+
 class IBuilderConfig:
     def __init__(self) -> None:
+        self.flags = {BuilderFlag.TF32}  # on by itself
         self.progress_monitor: IProgressMonitor | None = None
         self.profiles: list[IOptimizationProfile] = []
         self.timing_cache: ITimingCache | None = None
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        _expect(flag, BuilderFlag)
+        self.flags.discard(flag)
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         _expect(profile, IOptimizationProfile)
@@ -425,12 +436,14 @@ class Builder:
         if not _go_on(config.progress_monitor):
             return None
         assert network.model is not None
+        model = network.model.SerializeToString()
         header = {
+            "digest": hashlib.sha256(model).hexdigest(),
             "version": self.version(),
             "capabilities": self.capabilities(config),
             "profiles": [profile.bounds for profile in config.profiles],
         }
-        return IHostMemory(MAGIC + json.dumps(header).encode() + b"\n" + network.model.SerializeToString())
+        return IHostMemory(MAGIC + json.dumps(header).encode() + b"\n" + model)
 
     def fault(self, network: INetworkDefinition, config: IBuilderConfig) -> str | None:
         """Why the network cannot be built."""
@@ -453,7 +466,7 @@ class Builder:
     def version(self) -> str:
         return __version__
 
-    def capabilities(self, config: IBuilderConfig) -> list[str]:
+    def capabilities(self, config: IBuilderConfig) -> list[str]:  # noqa: ARG002 - the other library's are there
         return [driver.state.compute_capability]
 
 
@@ -503,13 +516,23 @@ class Runtime:
 
 
 @functools.lru_cache(maxsize=32)
-def _kernels(model: bytes) -> Any:
+def _opened(engine: _Bytes) -> tuple[dict[str, ITensor], list[str], Any]:
+    """Tensors, the names of the inputs, and what computes the graph; once a digest."""
     import onnxruntime as ort
 
+    graph = onnx.load_model_from_string(engine.model).graph
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    kernels = ort.InferenceSession(engine.model, options, providers=["CPUExecutionProvider"])
+    tensors = {value.name: _tensor(value) for value in (*graph.input, *graph.output)}
+    return tensors, [value.name for value in graph.input], kernels
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    digest: str
+    model: bytes = field(compare=False)
 
 
 class IRuntimeConfig:
@@ -528,12 +551,10 @@ class IRuntimeConfig:
 
 class ICudaEngine:
     def __init__(self, model: bytes, facts: dict[str, Any]) -> None:
-        graph = onnx.load_model_from_string(model).graph
-        self._tensors = {value.name: _tensor(value) for value in (*graph.input, *graph.output)}
-        self._inputs = [value.name for value in graph.input]
+        self.digest: str = facts["digest"]
+        self._tensors, self._inputs, self.kernels = _opened(_Bytes(self.digest, model))
+        self.first_input = self._inputs[0]
         self.profiles: list[dict[str, list[list[int]]]] = facts["profiles"]
-        self.digest = hashlib.sha256(model).hexdigest()
-        self.kernels = _kernels(model)
         self._weight_bytes = len(model)
         driver.state.library_bytes += len(model)
         self._machine = driver.state
@@ -661,7 +682,7 @@ class IExecutionContext:
             return Dims(self._shapes[name])
         shape = tuple(self.engine.get_tensor_shape(name))
         if self.engine.get_tensor_mode(name) == TensorIOMode.OUTPUT and self._shapes:
-            shape = (next(iter(self._shapes.values()))[0], *shape[1:])
+            shape = (self._shapes.get(self.engine.first_input, shape)[0], *shape[1:])
         return Dims(shape)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
@@ -727,4 +748,3 @@ class _Pass:
             place[:] = np.ascontiguousarray(value, self._dtypes[name]).tobytes()
         self._scratch[:] = bytes([0xAB]) * len(self._scratch)
         self._process.executed += 1
-

@@ -12,6 +12,7 @@ from typing import Any
 from simulated_gpu import driver
 from simulated_gpu import tensorrt as classic
 from simulated_gpu.tensorrt import (  # noqa: F401 - the same in both
+    BuilderFlag,
     DataType,
     Dims,
     ExecutionContextAllocationStrategy,

@@ -9,11 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from simulated_gpu.installing import assert_nothing_is_held, simulated_gpu
 
 from elit_edge import Bundle
 from elit_edge.runtimes.tensorrt_.compiling import compile_bundle
 from elit_edge.runtimes.tensorrt_.library import LIBRARIES
+from simulated_gpu.installing import assert_nothing_is_held, simulated_gpu
 
 _spec = importlib.util.spec_from_file_location(
     "contract_of_runtimes", Path(__file__).parents[1] / "contract" / "test_runtimes.py"
@@ -22,7 +22,9 @@ contract = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(contract)
 FROM_METADATA = "test_a_ready_runtime_says_its_version"
 """A simulation is no installed package."""
-globals().update({name: each for name, each in vars(contract).items() if name.startswith("test_") and name != FROM_METADATA})
+globals().update(
+    {name: each for name, each in vars(contract).items() if name.startswith("test_") and name != FROM_METADATA}
+)
 runtime, precision, near, prepare = contract.runtime, contract.precision, contract.near, contract.prepare
 session, alone, batch = contract.session, contract.alone, contract.batch
 

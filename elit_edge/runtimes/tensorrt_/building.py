@@ -57,6 +57,8 @@ def build_engine(
         network = read_network(library, builder, files, graph)
         check_network(network, graph, calibration.float_layers if calibration is not None else ())
         config = builder.create_builder_config()
+        if graph.precision == "fp32":
+            config.clear_flag(module.BuilderFlag.TF32)  # on by itself: products would keep ten bits
         config.progress_monitor = monitor = _monitor(module, report, cancelled)
         for index, capability in enumerate(compute_capabilities):
             _aim(module, config, capability, index, len(compute_capabilities))

@@ -108,10 +108,15 @@ def failures(work: str) -> Iterator[None]:
         yield
     except CudaError as error:
         if error.out_of_memory:
-            raise FitError(
-                f"{work} ran out of GPU memory; close what else runs on the GPU, or take a smaller precision or batch"
-            ) from error
+            raise out_of_memory(work) from error
         raise BundleError(f"{work} failed on the GPU ({error}); check nvidia-smi and the kernel's log") from error
+
+
+def out_of_memory(work: str) -> FitError:
+    """What to raise where the GPU's memory is full."""
+    return FitError(
+        f"{work} ran out of GPU memory; close what else runs on the GPU, or take a smaller precision or batch"
+    )
 
 
 class Device:
@@ -152,6 +157,11 @@ class Device:
 
     def synchronize(self) -> None:
         _call("cuStreamSynchronize", self._stream)
+
+    def settle(self) -> None:
+        """Wait for all that was enqueued, from whatever thread this is."""
+        self.make_current()
+        self.synchronize()
 
     def upload(self, buffer: Buffer, values: npt.NDArray[Any]) -> None:
         """Copy a contiguous array to the front of the buffer."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from elit_edge.bundle_files import BundleFiles, staged_folder
+from elit_edge.bundle_files import BundleFiles, sha256_of, staged_folder
 from elit_edge.errors import BundleError
 from elit_edge.files import cache_folder
 from elit_edge.manifest import Engine, FileEntry, Role
@@ -32,7 +32,10 @@ class StoredEngine:
         Raises:
             BundleError: they are not what was written.
         """
-        data = self.path.read_bytes()
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.path} cannot be read: {error.strerror}; compile the bundle again") from error
         if hashlib.sha256(data).hexdigest() != self.entry.sha256:
             raise BundleError(f"{self.path} does not match its digest: it is damaged; compile the bundle again")
         return data
@@ -66,10 +69,12 @@ def _pair(
 
 
 def rebuilt_folder(files: BundleFiles, precision: str, at: Here) -> Path:
-    """Where the cache keeps what was compiled of these very graphs, by this library, for this GPU."""
+    """Where the cache keeps what was compiled of these very graphs, by this library, for this GPU; whether it is for
+    this driver too, the engine itself says."""
     graphs = [files.manifest.graph(role, precision) for role in ROLES]
     names = sorted({name for graph in graphs for name in (graph.path, graph.weights)})
-    facts = ([files.manifest.files[name].sha256 for name in names], at.library, at.version, at.platform, at.gpu)
+    graphs_here = [files.manifest.files[name].sha256 for name in names]
+    facts = (graphs_here, at.library, at.version, at.platform, at.gpu.name, at.gpu.compute_capability)
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()
     return cache_folder("engines") / f"{at.library}-{precision}-{digest[:16]}"
 
@@ -79,9 +84,11 @@ def rebuilt(files: BundleFiles, precision: str, at: Here) -> Pair:
     folder = rebuilt_folder(files, precision, at)
     try:
         record = msgspec.json.decode((folder / RECORD).read_bytes(), type=_Rebuilt)
+        pair = _pair(folder, record.engines, record.files, at.library, precision)
+        whole = all(each.path.parent == folder and sha256_of(each.path) == each.entry.sha256 for each in pair.values())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
-    return _pair(folder, record.engines, record.files, at.library, precision)
+    return pair if whole else {}
 
 
 def keep_rebuilt(files: BundleFiles, precision: str, at: Here, made: dict[Role, tuple[Engine, memoryview]]) -> Pair:

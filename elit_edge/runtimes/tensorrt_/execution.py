@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from elit_edge.errors import BundleError
+from elit_edge.errors import BundleError, ElitEdgeError
 from elit_edge.manifest import Engine
-from elit_edge.runtimes.tensorrt_.cuda import Buffer, Captured, Device
+from elit_edge.runtimes.tensorrt_.cuda import Buffer, Captured, CudaError, Device, out_of_memory
 from elit_edge.runtimes.tensorrt_.library import Library
 from elit_edge.runtimes.tensorrt_.network import sizes
 
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 KEPT_PASSES = 64
 """Captured passes of one engine; the one that was not used for longest makes room for the next."""
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+def refusal(work: str, words: str, advice: str = "") -> ElitEdgeError:
+    """What to raise where a library does not do its work; that its memory was full it says in words alone."""
+    if "outofmemory" in words.lower().replace(" ", ""):
+        return out_of_memory(work)
+    return BundleError(f"{work} failed: {words}{advice}")
 
 
 @dataclass
@@ -59,7 +66,8 @@ class OpenEngine:
         self, library: Library, device: Device, engine: Engine, opened: trt.ICudaEngine, config: Any | None
     ) -> None:
         self._library, self._device, self._facts = library, device, engine
-        self._engine, self._config = opened, config
+        self._engine: Any = opened
+        self._config = config
         names = [opened.get_tensor_name(index) for index in range(opened.num_io_tensors)]
         modes = library.load().TensorIOMode
         self._inputs = [name for name in names if opened.get_tensor_mode(name) == modes.INPUT]
@@ -68,6 +76,8 @@ class OpenEngine:
         self._activations: Buffer | None = None
         self._passes: OrderedDict[tuple[int, ...], _Pass] = OrderedDict()
         self.most_rows = engine.profiles[0].batch.most
+        self.captures = not library.ahead_of_time
+        """Whether passes are captured as CUDA graphs by this code."""
 
     @property
     def activation_bytes(self) -> int:
@@ -108,7 +118,7 @@ class OpenEngine:
         """One pass.
 
         Args:
-            feeds: contiguous arrays of the engine's inputs; those it does not have are left out.
+            feeds: contiguous arrays, first one that has a row a sample; those the engine does not take are left out.
             latents: the budget; None where the graph has none.
 
         Returns:
@@ -116,32 +126,41 @@ class OpenEngine:
 
         Raises:
             BundleError: no profile holds these shapes, or the library fails; the message is its own.
+            FitError: the library runs out of the GPU's memory.
             CudaError: the driver fails.
         """
-        given = {name: feeds[name] for name in self._inputs}
+        given = {name: values for name, values in feeds.items() if name in self._inputs}
         ready = self._pass_of(given, latents)
         for name, values in given.items():
             self._device.upload(self._buffers[name], values)
-        if ready.captured is not None:
+        if ready.captured is not None and self.captures:
             ready.captured.launch()
         else:
             self._enqueue(ready.context)
-            if not self._library.ahead_of_time:
-                with self._device.capturing() as captured:
-                    self._enqueue(ready.context)
-                ready.captured = captured
+            if self.captures:
+                self._capture(ready)
         output = np.empty(sizes(ready.context.get_tensor_shape(self._output)), self._dtype(self._output))
         self._device.download(self._buffers[self._output], output)
         self._device.synchronize()
         return output.astype(np.float32, copy=False)
 
+    def _capture(self, ready: _Pass) -> None:
+        """After a pass has run: the first one of a context does work that cannot be captured."""
+        try:
+            with self._device.capturing() as captured:
+                self._enqueue(ready.context)
+        except (CudaError, BundleError):  # kernels that need the host between them: they go one by one, as before
+            self.captures = False
+        else:
+            ready.captured = captured
+
     def _enqueue(self, context: trt.IExecutionContext) -> None:
         with self._library.messages.fresh() as messages:
             if not context.execute_async_v3(self._device.stream):
-                raise BundleError(f"{self._library.title} fails to run {self._facts.path}: {messages.words()}")
+                raise refusal(f"running {self._facts.path} by {self._library.title}", messages.words())
 
     def _pass_of(self, feeds: Arrays, latents: int | None) -> _Pass:
-        rows = len(feeds[self._inputs[0]])
+        rows = len(next(iter(feeds.values())))
         profile = self._profile(rows, latents)
         key = (profile,) if self._library.ahead_of_time else (profile, rows, latents or 0)
         shapes = {name: tuple(values.shape) for name, values in feeds.items()}
@@ -152,6 +171,7 @@ class OpenEngine:
         self._passes.move_to_end(key)
         ready = self._passes[key]
         if ready.shapes != shapes:
+            ready.shapes = {}
             for name, shape in shapes.items():
                 if not ready.context.set_input_shape(name, shape):
                     raise BundleError(f"{self._facts.path} does not take {name} of shape {list(shape)}")
@@ -174,17 +194,17 @@ class OpenEngine:
             strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
             context: trt.IExecutionContext | None = self._engine.create_execution_context(self._config or strategy)
             if context is None or not context.set_optimization_profile_async(profile, self._device.stream):
-                raise BundleError(f"{self._library.title} cannot prepare {self._facts.path}: {messages.words()}")
+                raise refusal(f"preparing {self._facts.path} by {self._library.title}", messages.words())
         context.set_device_memory(self._activations.address, self._activations.size)
         for name, buffer in self._buffers.items():
             context.set_tensor_address(name, buffer.address)
         return context
 
     def close(self) -> None:
-        """Give back passes and buffers; the block of activations is its maker's."""
+        """Give back passes, buffers and weights; the block of activations is its maker's."""
         while self._passes:
             self._passes.popitem()[1].free()
         for buffer in self._buffers.values():
             buffer.free()
         self._buffers.clear()
-        self._activations = None
+        self._engine = self._config = self._activations = None

@@ -72,7 +72,7 @@ def check_network(network: trt.INetworkDefinition, graph: Graph, float_layers: t
     Args:
         network: as parsed.
         graph: what the manifest says of it.
-        float_layers: names of the layers that this precision's calibration left in floating point.
+        float_layers: names of the layers that this precision's calibration left in float32.
 
     Raises:
         BundleError: they differ; the message names tensors or products.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elit_edge.errors import BundleError, FitError, RequestError
+from elit_edge.errors import FitError, RequestError
 from elit_edge.files import cache_folder
 from elit_edge.runtimes.tensorrt_.cuda import Device
 from elit_edge.runtimes.tensorrt_.engines import StoredEngine
-from elit_edge.runtimes.tensorrt_.execution import OpenEngine
+from elit_edge.runtimes.tensorrt_.execution import OpenEngine, refusal
 from elit_edge.runtimes.tensorrt_.library import Library
 from elit_edge.runtimes.tensorrt_.sealed import read_sealed, write_sealed
 
@@ -21,7 +21,7 @@ def open_engine(library: Library, device: Device, stored: StoredEngine, cache: R
     """One engine, ready to be given memory.
 
     Raises:
-        FitError: its weights alone are more than the GPU has free.
+        FitError: its weights are more than the GPU has free.
         BundleError: it is damaged, or the library refuses it; the message is its own.
     """
     check_room(device, stored.entry.bytes, f"opening {stored.path.name}")
@@ -35,7 +35,7 @@ def open_engine(library: Library, device: Device, stored: StoredEngine, cache: R
             if hasattr(runtime, "get_engine_validity"):
                 _, diagnostics = runtime.get_engine_validity(data)
                 why = f"{why} ({diagnostics})"
-            raise BundleError(f"{library.title} {library.version} does not open {stored.path}: {why}; compile it again")
+            raise refusal(f"opening {stored.path} by {library.title} {library.version}", why, "; compile it again")
     return OpenEngine(library, device, stored.engine, opened, None if cache is None else cache.config_for(opened))
 
 
@@ -86,8 +86,9 @@ class RuntimeCache:
         """Write what was compiled since, where there is anything new and a place for it."""
         if self._cache is None:
             return
-        data = bytes(memoryview(self._cache.serialize()))
-        if data != self._loaded:
+        serialized = self._cache.serialize()  # None after a failure of the GPU
+        data = b"" if serialized is None else bytes(memoryview(serialized))
+        if data not in (b"", self._loaded):
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 write_sealed(self._path, data)

@@ -33,6 +33,7 @@ class TensorRtSession(Session):
                     self._stack.callback(cache.save)
                 for role, stored in pair.items():
                     self._engines[role] = open_engine(library, self._device, stored, cache)
+                    self._stack.callback(self._engines[role].close)
                 self._take_memory()
         except BaseException:
             self.close()
@@ -45,8 +46,8 @@ class TensorRtSession(Session):
         check_room(self._device, most + sum(engine.exchange_bytes for engine in engines), self._work)
         activations = self._device.allocate(most)
         self._stack.callback(activations.free)
+        self._stack.callback(self._device.settle)
         for engine in engines:
-            self._stack.callback(engine.close)
             engine.take_memory(activations)
 
     def condition(self, t: FloatArray, y: IntArray) -> FloatArray:

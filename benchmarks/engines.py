@@ -1,0 +1,83 @@
+"""Engines of TensorRT for RTX, built without a GPU: size, build time, what a further profile or GPU adds.
+
+Usage: python benchmarks/engines.py      # the sample and an S/2-sized random model: six minutes on two quiet cores
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+from export_and_run import SMALL, random_checkpoint
+from machine import describe, load_average
+
+from elit_edge.bundle import Bundle
+from elit_edge.bundle_files import BundleFiles
+from elit_edge.calibration.calibrating import calibrate
+from elit_edge.export.exporter import export
+from elit_edge.manifest import Graph
+from elit_edge.model.checkpoint import read_checkpoint
+from elit_edge.profiling.measuring import peak_bytes
+from elit_edge.runtimes.tensorrt_.building import build_engine
+from elit_edge.runtimes.tensorrt_.compiling import AHEAD
+from elit_edge.runtimes.tensorrt_.library import TENSORRT_RTX
+from elit_edge.runtimes.tensorrt_.profiles import Form, engine_profiles
+
+FEW = (1, 4, 8, 16)
+"""Budgets of the engine with fixed profiles."""
+
+
+def built(files: BundleFiles, graph: Graph, form: Form, capabilities: tuple[str, ...]) -> tuple[float, float]:
+    """Size in MB and seconds."""
+    profiles = engine_profiles(files.manifest, graph, form)
+    begun = time.perf_counter()
+    engine = build_engine(TENSORRT_RTX, files, graph, profiles, compute_capabilities=capabilities)
+    return engine.nbytes / 1e6, time.perf_counter() - begun
+
+
+def measure(name: str, files: BundleFiles) -> None:
+    """One model in each precision."""
+    few = tuple(rung for rung in files.manifest.ladder if rung.latents in FEW)
+    fixed = BundleFiles(files.folder, msgspec.structs.replace(files.manifest, ladder=few))
+    print(f"\n### {name}\n")
+    heads = ("", "weights, MB", "engines, MB", "engines / weights", "build, s", "one more fixed profile, MB",
+             "one GPU / five, MB")  # fmt: skip
+    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    for precision in files.manifest.precisions:
+        velocity, condition = (files.manifest.graph(role, precision) for role in ("velocity", "condition"))
+        weights = files.manifest.files[velocity.weights].bytes / 1e6
+        whole, seconds = built(files, velocity, "range", AHEAD)
+        head, head_seconds = built(files, condition, "range", AHEAD)
+        one, _ = built(files, velocity, "range", ("8.6",))
+        profiles, _ = built(fixed, velocity, "per-budget", ("8.6",))
+        first = BundleFiles(files.folder, msgspec.structs.replace(files.manifest, ladder=few[-1:]))
+        single, _ = built(first, velocity, "per-budget", ("8.6",))
+        more = (profiles - single) / (len(few) - 1)
+        cells = (precision, f"{weights:.1f}", f"{whole + head:.1f}", f"{(whole + head) / weights:.3f}",
+                 f"{seconds + head_seconds:.1f}", f"{more:.1f}", f"{one:.1f} / {whole:.1f}")  # fmt: skip
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    print(f"Machine: {describe()}; TensorRT for RTX {TENSORRT_RTX.version}; load before the start {load_average():.1f}")
+    with tempfile.TemporaryDirectory(prefix="engines-") as name:
+        folder = Path(name)
+        data = resources.files("elit_edge.data")
+        with resources.as_file(data / "sample.safetensors") as sample:
+            for title, source in (("sample", sample), ("S/2-sized, random", random_checkpoint(SMALL, folder))):
+                path = folder / "fp32.elit"
+                export(read_checkpoint(source), path, check=False, force=path.exists())
+                for scheme, target in (("fp16", "half"), ("int8", "both")):
+                    made = folder / f"{target}.elit"
+                    calibrate(Bundle.open(path), scheme, made, pictures=0, accept_anyway=True, force=made.exists())
+                    path = made
+                measure(title, Bundle.open(path).files)
+    print(f"\nPeak memory of all of it: {peak_bytes() / 1e9:.1f} GB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

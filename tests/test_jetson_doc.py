@@ -167,7 +167,6 @@ def test_what_one_command_reads_another_wrote_on_that_machine(parse):
 @pytest.fixture
 def board(tmp_path, monkeypatch):
     """A SIMULATION of a board (tests/simulated_gpu): an Orin with TensorRT 10.13, which does not know Attention."""
-    sys.path.insert(0, str(Path(__file__).parent))
     from simulated_gpu.installing import simulated_gpu
 
     monkeypatch.chdir(tmp_path)

@@ -67,7 +67,7 @@ RTX = ("--target", "tensorrt-rtx")
     ("arguments", "words"),
     [
         pytest.param([*RTX, "--precision", "fp16"], "tiny has no fp16 graphs; it has: fp32", id="precision"),
-        pytest.param([*RTX, "--compute-capability", "8.7"], "capability '8.7'", id="orin", marks=needs_rtx),
+        pytest.param([*RTX, "--compute-capability", "8.7"], "capability 8.7", id="orin", marks=needs_rtx),
         pytest.param([*RTX, "--timing-cache", "x"], "has no use for x", id="cache", marks=needs_rtx),
         pytest.param(["--target", "tensorrt"], "TensorRT is not installed", id="classic", marks=no_classic),
     ],

@@ -155,6 +155,6 @@ def test_memory_that_is_full_is_an_error_of_its_own(gpu):
     with pytest.raises(FitError, match="drawing ran out of GPU memory"), failures("drawing"):
         device.allocate(1001)
     gpu.fail("cuMemAlloc", code="CUDA_ERROR_LAUNCH_FAILED")
-    with pytest.raises(BundleError, match="drawing failed on the GPU .*LAUNCH_FAILED"), failures("drawing"):
+    with pytest.raises(BundleError, match=r"drawing failed on the GPU .*LAUNCH_FAILED"), failures("drawing"):
         device.allocate(1)
     device.close()

@@ -176,6 +176,9 @@ class ICudaEngine(classic.ICudaEngine):
 
 
 class IExecutionContext(classic.IExecutionContext):
+    def get_runtime_config(self) -> Any:
+        return self._config
+
     def execute_async_v3(self, stream_handle: int) -> bool:
         config = self._config
         if not isinstance(config, IRuntimeConfig) or config.cuda_graph_strategy is CudaGraphStrategy.DISABLED:

@@ -26,7 +26,13 @@ class TensorRt(Runtime):
         if isinstance(state, Missing):
             return state
         gpu = find_gpu()
-        return gpu if isinstance(gpu, Missing) else state
+        if isinstance(gpu, Missing):
+            return gpu
+        try:
+            self._library.load()
+        except (ImportError, OSError, RuntimeError) as error:
+            return Missing(f"{self._library.title} is installed and cannot be loaded: {error}", self._library.remedy)
+        return state
 
     def precisions(self, manifest: Manifest) -> tuple[str, ...]:
         """Those that the bundle brings engines for."""

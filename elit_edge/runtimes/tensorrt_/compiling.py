@@ -96,7 +96,7 @@ def compile_bundle(
     chosen = chosen_precision(files.manifest, precision)
     with _alone(files.folder.resolve()):
         current = BundleFiles.open(files.folder.resolve())  # another process may have compiled while this one waited
-        with revised(current) as stage:
+        with _writing(current.folder), revised(current) as stage:
             (stage / ENGINE_FOLDER).mkdir(exist_ok=True)
             made = build_pair(
                 current, library, chosen, form, gpu, capabilities, timing_cache=timing_cache, report=report,
@@ -124,19 +124,20 @@ def rebuild(files: BundleFiles, library: Library, precision: Precision, report: 
         BundleError: the bundle has no engine of that library and precision, or compiling fails.
         RuntimeUnavailable: there is no GPU.
     """
-    at = here(library, need_gpu())
+    gpu = need_gpu()
+    at = here(library, gpu)
     own = of_bundle(files, library.name, precision)
     faults = mismatch(own, at)
     if not own or not faults:
         return fitting(files, precision, at)
+    _, capabilities = _aims(library, (gpu.compute_capability,) if library.ahead_of_time else (), None)
     with _alone(cache_folder("engines")):
         try:
             return fitting(files, precision, at)  # another process may have compiled while this one waited
         except BundleError:
             report(f"compiling {files.manifest.name} for this GPU (once): {'; '.join(faults)}")
         form: Form = "range" if len(own["velocity"].engine.profiles) == 1 else "per-budget"
-        capabilities = (at.gpu.compute_capability,)
-        made = build_pair(files, library, precision, form, at.gpu, capabilities)
+        made = build_pair(files, library, precision, form, gpu, capabilities)
         return keep_rebuilt(files, precision, at, made)
 
 
@@ -201,10 +202,23 @@ def _aims(library: Library, asked: tuple[str, ...], timing_cache: Path | None) -
         if each not in known or each in UNABLE:
             there_are = ", ".join(capability for capability in known if capability not in UNABLE)
             raise RequestError(
-                f"{library.title} {library.version} does not compile these graphs for compute capability {each!r}; "
+                f"{library.title} {library.version} does not compile these graphs for compute capability {each}; "
                 f"it does for: {there_are}. Orin (8.7) and data-centre GPUs take --target tensorrt"
             )
     return None, tuple(dict.fromkeys(capabilities))
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Raises:
+    BundleError: the disk is full, or the place cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"cannot write engines to {folder}: {error.strerror or error}; the bundle is as it was"
+        ) from error
 
 
 @contextmanager
@@ -212,15 +226,24 @@ def _alone(place: Path) -> Iterator[None]:
     """No other process compiles for the same place at the same time.
 
     Raises:
-        BundleError: another one has been at it for too long.
+        BundleError: another one has been at it for too long, or the cache, which holds the lock, cannot be written.
     """
     name = hashlib.sha256(str(place).encode()).hexdigest()[:16]
     folder = cache_folder("locks")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{name}.lock", timeout=LOCK_S):
-            yield
+        lock = FileLock(folder / f"{name}.lock", timeout=LOCK_S)
+        lock.acquire()
     except Timeout as error:
         raise BundleError(
             f"another process has been compiling for {place} for {LOCK_S:.0f} s; wait for it, or end it"
         ) from error
+    except OSError as error:
+        raise BundleError(
+            f"the cache {folder} cannot be written ({error.strerror or error}), and one build at a time is kept there; "
+            "set XDG_CACHE_HOME to a folder that can be"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

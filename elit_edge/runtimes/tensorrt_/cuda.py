@@ -72,7 +72,8 @@ def find_gpu() -> Gpu | Missing:
             return Missing("CUDA sees no GPU", "check nvidia-smi and CUDA_VISIBLE_DEVICES")
         return Missing(f"the NVIDIA driver does not answer ({error})", "check nvidia-smi; restart after an update")
     except (ImportError, RuntimeError, OSError) as error:  # how the binding says that there is no libcuda
-        return Missing(f"no NVIDIA driver is installed ({_line(error)})", "install it; a container needs --gpus all")
+        remedy = "install it; a container needs --gpus all (on a Jetson: --runtime nvidia)"
+        return Missing(f"no NVIDIA driver is installed ({_line(error)})", remedy)
     known = f"{version // 1000}.{version % 1000 // 10}"
     if version < CUDA_12:
         return Missing(f"the NVIDIA driver is too old: it knows CUDA {known}, and 12 is needed", "update the driver")
@@ -81,7 +82,9 @@ def find_gpu() -> Gpu | Missing:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    """Its first sentence: the binding goes on to explain."""
+    words = str(error).strip().splitlines()
+    return words[0].split(". ")[0] if words else repr(error)
 
 
 def need_gpu() -> Gpu:

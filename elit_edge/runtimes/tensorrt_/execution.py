@@ -9,6 +9,7 @@ a context serves its whole profile.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -149,8 +150,9 @@ class OpenEngine:
         try:
             with self._device.capturing() as captured:
                 self._enqueue(ready.context)
-        except (CudaError, BundleError):  # kernels that need the host between them: they go one by one, as before
+        except (CudaError, BundleError) as error:
             self.captures = False
+            warnings.warn(f"{self._facts.path} runs kernel by kernel: no CUDA graph of it ({error})", stacklevel=2)
         else:
             ready.captured = captured
 

@@ -16,7 +16,8 @@ from elit_edge.runtimes.tensorrt_.opening import RuntimeCache, check_room, open_
 
 
 class TensorRtSession(Session):
-    """Engines that were found to open here; all of their memory is taken when the session opens, and none later."""
+    """Engines that were found to open here. Weights, activations and exchange buffers are taken when the session opens;
+    what the library keeps for a captured pass comes with its first use."""
 
     def __init__(self, files: BundleFiles, library: Library, precision: str, pair: Pair) -> None:
         super().__init__(files.manifest, library.name, precision)

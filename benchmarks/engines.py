@@ -19,7 +19,7 @@ from elit_edge.bundle import Bundle
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.calibration.calibrating import calibrate
 from elit_edge.export.exporter import export
-from elit_edge.manifest import Graph
+from elit_edge.manifest import Graph, Precision
 from elit_edge.model.checkpoint import read_checkpoint
 from elit_edge.profiling.measuring import peak_bytes
 from elit_edge.runtimes.tensorrt_.building import build_engine
@@ -68,11 +68,15 @@ def main() -> None:
         folder = Path(name)
         data = resources.files("elit_edge.data")
         with resources.as_file(data / "sample.safetensors") as sample:
-            for title, source in (("sample", sample), ("S/2-sized, random", random_checkpoint(SMALL, folder))):
+            models: tuple[tuple[str, Path, tuple[Precision, ...]], ...] = (
+                ("sample", sample, ("fp16", "int8")),
+                ("S/2-sized, random", random_checkpoint(SMALL, folder), ("fp16",)),
+            )
+            for title, source, schemes in models:
                 path = folder / "fp32.elit"
                 export(read_checkpoint(source), path, check=False, force=path.exists())
-                for scheme, target in (("fp16", "half"), ("int8", "both")):
-                    made = folder / f"{target}.elit"
+                for scheme in schemes:
+                    made = folder / f"{scheme}.elit"
                     calibrate(Bundle.open(path), scheme, made, pictures=0, accept_anyway=True, force=made.exists())
                     path = made
                 measure(title, Bundle.open(path).files)

@@ -19,7 +19,7 @@ from elit_edge.bundle import Bundle
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.calibration.calibrating import calibrate
 from elit_edge.export.exporter import export
-from elit_edge.manifest import Graph, Precision
+from elit_edge.manifest import Graph, Precision, Range
 from elit_edge.model.checkpoint import read_checkpoint
 from elit_edge.profiling.measuring import peak_bytes
 from elit_edge.runtimes.tensorrt_.building import build_engine
@@ -27,13 +27,18 @@ from elit_edge.runtimes.tensorrt_.compiling import AHEAD
 from elit_edge.runtimes.tensorrt_.library import TENSORRT_RTX
 from elit_edge.runtimes.tensorrt_.profiles import Form, engine_profiles
 
+ONE = Range(least=1, typical=1, most=1)
 FEW = (1, 4, 8, 16)
 """Budgets of the engine with fixed profiles."""
 
 
-def built(files: BundleFiles, graph: Graph, form: Form, capabilities: tuple[str, ...]) -> tuple[float, float]:
-    """Size in MB and seconds."""
+def built(
+    files: BundleFiles, graph: Graph, form: Form, capabilities: tuple[str, ...], batch: Range | None = None
+) -> tuple[float, float]:
+    """Size in MB and seconds; with `batch`, of an engine for it in the place of the usual one."""
     profiles = engine_profiles(files.manifest, graph, form)
+    if batch is not None:
+        profiles = tuple(msgspec.structs.replace(profile, batch=batch) for profile in profiles)
     begun = time.perf_counter()
     engine = build_engine(TENSORRT_RTX, files, graph, profiles, compute_capabilities=capabilities)
     return engine.nbytes / 1e6, time.perf_counter() - begun
@@ -42,24 +47,25 @@ def built(files: BundleFiles, graph: Graph, form: Form, capabilities: tuple[str,
 def measure(name: str, files: BundleFiles) -> None:
     """One model in each precision."""
     few = tuple(rung for rung in files.manifest.ladder if rung.latents in FEW)
-    fixed = BundleFiles(files.folder, msgspec.structs.replace(files.manifest, ladder=few))
+    several = BundleFiles(files.folder, msgspec.structs.replace(files.manifest, ladder=few))
+    single = BundleFiles(files.folder, msgspec.structs.replace(files.manifest, ladder=few[-1:]))
     print(f"\n### {name}\n")
-    heads = ("", "weights, MB", "engines, MB", "engines / weights", "build, s", "one more fixed profile, MB",
-             "one GPU / five, MB")  # fmt: skip
+    heads = ("", "batch", "weights, MB", "both engines, MB", "engines / weights", "build, s",
+             "one more fixed profile, MB", "for one GPU / for five, MB")  # fmt: skip
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for precision in files.manifest.precisions:
         velocity, condition = (files.manifest.graph(role, precision) for role in ("velocity", "condition"))
         weights = files.manifest.files[velocity.weights].bytes / 1e6
-        whole, seconds = built(files, velocity, "range", AHEAD)
         head, head_seconds = built(files, condition, "range", AHEAD)
-        one, _ = built(files, velocity, "range", ("8.6",))
-        profiles, _ = built(fixed, velocity, "per-budget", ("8.6",))
-        first = BundleFiles(files.folder, msgspec.structs.replace(files.manifest, ladder=few[-1:]))
-        single, _ = built(first, velocity, "per-budget", ("8.6",))
-        more = (profiles - single) / (len(few) - 1)
-        cells = (precision, f"{weights:.1f}", f"{whole + head:.1f}", f"{(whole + head) / weights:.3f}",
-                 f"{seconds + head_seconds:.1f}", f"{more:.1f}", f"{one:.1f} / {whole:.1f}")  # fmt: skip
-        print(f"| {' | '.join(cells)} |", flush=True)
+        for words, batch in (("1 to 8", None), ("1", ONE)):
+            whole, seconds = built(files, velocity, "range", AHEAD, batch)
+            for_one, _ = built(files, velocity, "range", ("8.6",), batch)
+            profiles, _ = built(several, velocity, "per-budget", ("8.6",), batch)
+            first, _ = built(single, velocity, "per-budget", ("8.6",), batch)
+            more = (profiles - first) / (len(few) - 1)
+            cells = (precision, words, f"{weights:.1f}", f"{whole + head:.1f}", f"{(whole + head) / weights:.3f}",
+                     f"{seconds + head_seconds:.1f}", f"{more:.1f}", f"{for_one:.1f} / {whole:.1f}")  # fmt: skip
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:

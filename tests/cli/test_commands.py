@@ -15,7 +15,7 @@ from elit_edge.cli.main import main
 from elit_edge.version import __version__
 
 SCRIPT = Path(sys.executable).with_name("elit-edge")
-COMMANDS = ("export", "inspect", "verify", "generate", "probe", "evaluate", "bench", "calibrate", "demo")
+COMMANDS = ("export", "inspect", "verify", "generate", "probe", "evaluate", "bench", "calibrate", "compile", "demo")
 EXPORT_EXTRA = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
 HIDING_FINDER = """
@@ -89,7 +89,8 @@ def test_the_version_is_the_packages():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["compile"], "compile"),
+        (["paint"], "paint"),
+        (["compile", "x.elit"], "tensorrt-rtx"),
         (["--fast"], "--fast"),
         (["export"], "CHECKPOINT"),
         (["export", "x.pt"], "--output"),

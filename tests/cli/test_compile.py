@@ -152,7 +152,7 @@ def test_without_a_gpu_the_engine_is_not_run_and_auto_says_why(bundle):
     if not isinstance(all_runtimes()["tensorrt-rtx"].check(), Missing):
         pytest.skip("there is a GPU")
     asked = CliRunner().invoke(
-        main, ["generate", str(bundle), "--label", "0", "--runtime", "tensorrt-rtx", "-o", "x.png"]
+        main, ["generate", str(bundle), "--label", "0", "--runtime", "tensorrt-rtx", "-o", "x.npy"]
     )
     assert asked.exit_code == 1
     assert "runtime tensorrt-rtx is not ready here: no NVIDIA driver" in asked.output

@@ -34,14 +34,14 @@ FEW = (1, 4, 8, 16)
 
 def built(
     files: BundleFiles, graph: Graph, form: Form, capabilities: tuple[str, ...], batch: Range | None = None
-) -> tuple[float, float]:
-    """Size in MB and seconds; with `batch`, of an engine for it in the place of the usual one."""
+) -> tuple[float, float, int]:
+    """Size in MB, seconds and kernels, which stand in it as text; with `batch`, of an engine for that one."""
     profiles = engine_profiles(files.manifest, graph, form)
     if batch is not None:
         profiles = tuple(msgspec.structs.replace(profile, batch=batch) for profile in profiles)
     begun = time.perf_counter()
     engine = build_engine(TENSORRT_RTX, files, graph, profiles, compute_capabilities=capabilities)
-    return engine.nbytes / 1e6, time.perf_counter() - begun
+    return engine.nbytes / 1e6, time.perf_counter() - begun, bytes(engine).count(b"__global__")
 
 
 def measure(name: str, files: BundleFiles) -> None:
@@ -50,22 +50,25 @@ def measure(name: str, files: BundleFiles) -> None:
     several = BundleFiles(files.folder, msgspec.structs.replace(files.manifest, ladder=few))
     single = BundleFiles(files.folder, msgspec.structs.replace(files.manifest, ladder=few[-1:]))
     print(f"\n### {name}\n")
-    heads = ("", "batch", "weights, MB", "both engines, MB", "engines / weights", "build, s",
+    heads = ("", "batch", "weights, MB", "both engines, MB", "engines / weights", "build, s", "kernels",
              "one more fixed profile, MB", "for one GPU / for five, MB")  # fmt: skip
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for precision in files.manifest.precisions:
         velocity, condition = (files.manifest.graph(role, precision) for role in ("velocity", "condition"))
         weights = files.manifest.files[velocity.weights].bytes / 1e6
-        head, head_seconds = built(files, condition, "range", AHEAD)
+        head, head_seconds, _ = built(files, condition, "range", AHEAD)
         for words, batch in (("1 to 8", None), ("1", ONE)):
-            whole, seconds = built(files, velocity, "range", AHEAD, batch)
-            for_one, _ = built(files, velocity, "range", ("8.6",), batch)
-            profiles, _ = built(several, velocity, "per-budget", ("8.6",), batch)
-            first, _ = built(single, velocity, "per-budget", ("8.6",), batch)
+            whole, seconds, kernels = built(files, velocity, "range", AHEAD, batch)
+            for_one, _, _ = built(files, velocity, "range", ("8.6",), batch)
+            profiles, _, _ = built(several, velocity, "per-budget", ("8.6",), batch)
+            first, _, _ = built(single, velocity, "per-budget", ("8.6",), batch)
             more = (profiles - first) / (len(few) - 1)
             cells = (precision, words, f"{weights:.1f}", f"{whole + head:.1f}", f"{(whole + head) / weights:.3f}",
-                     f"{seconds + head_seconds:.1f}", f"{more:.1f}", f"{for_one:.1f} / {whole:.1f}")  # fmt: skip
-            print(f"| {' | '.join(cells)} |", flush=True)
+                     f"{seconds + head_seconds:.1f}", kernels, f"{more:.1f}",
+                     f"{for_one:.1f} / {whole:.1f}")  # fmt: skip
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    size, seconds, _ = built(files, files.manifest.graph("velocity", "fp16"), "per-budget", ("8.6",))
+    print(f"\nA fixed profile for each of {len(files.manifest.ladder)} budgets, fp16: {size:.1f} MB in {seconds:.1f} s")
 
 
 def main() -> None:

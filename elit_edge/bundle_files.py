@@ -232,10 +232,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def file_entries(folder: Path) -> dict[str, FileEntry]:
     """Digest and size of every file below a folder, but for the manifest."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE)
-    return {
-        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
-        for path in paths
-    }
+    return {path.relative_to(folder).as_posix(): file_entry(path) for path in paths}
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Digest and size of a file."""
+    return FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
 def _flush(path: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -17,17 +16,15 @@ from elit_edge.bundle import Bundle
 from elit_edge.cli.reporting import say, stages
 from elit_edge.errors import Cancelled
 from elit_edge.fit import amount, check_disk, engine_bytes
-
-if TYPE_CHECKING:
-    from elit_edge.manifest import Engine, Manifest
-
-TARGETS = ("tensorrt", "tensorrt-rtx")
+from elit_edge.manifest import Engine, Manifest
+from elit_edge.runtimes.tensorrt_.compiling import PRECISIONS, chosen_precision, compile_bundle
+from elit_edge.runtimes.tensorrt_.library import LIBRARIES
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", type=click.Choice(TARGETS), required=True, help="The library that shall run it.")
-@click.option("--precision", type=click.Choice(("fp16", "int8", "fp32")), help="The first of these that BUNDLE has.")
+@click.option("--target", type=click.Choice(tuple(LIBRARIES)), required=True, help="The library that shall run it.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="The first of these that BUNDLE has.")
 @click.option(
     "--profiles",
     "form",
@@ -62,9 +59,6 @@ def command(
 
     tensorrt compiles for the GPU of this machine; tensorrt-rtx for any of Ampere or later, without one.
     """
-    from elit_edge.runtimes.tensorrt_.compiling import chosen_precision, compile_bundle
-    from elit_edge.runtimes.tensorrt_.library import LIBRARIES
-
     with stages() as report, _interrupt() as cancelled:
         report("digests", 0)
         files = Bundle.open(bundle).files

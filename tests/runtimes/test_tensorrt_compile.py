@@ -333,6 +333,20 @@ def test_a_bundle_that_changed_since_it_was_opened_is_compiled_as_it_is_now(samp
     assert {engine.precision for engine in manifest.engines} == {"int8", "fp32"}
 
 
+@needs_rtx
+def test_what_was_damaged_while_it_compiled_gets_no_new_digest(tiny):
+    def damage(_stage, _share):
+        weights = tiny.folder / "onnx" / "weights.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+
+    reports = iter([damage])
+    compile_bundle(tiny, TENSORRT_RTX, "fp32", report=lambda *told: next(reports, lambda *_: None)(*told))
+    with pytest.raises(BundleError, match=r"weights\.safetensors does not match its digest"):
+        Bundle.open(tiny.folder)
+
+
 def compile_in_process(folder, precision):
     compile_bundle(Bundle.open(folder).files, TENSORRT_RTX, precision, compute_capabilities=("8.6",))
 

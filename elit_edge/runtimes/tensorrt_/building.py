@@ -80,7 +80,7 @@ def _aim(module: Any, config: Any, capability: str, index: int, count: int) -> N
     if index == 0:
         config.num_compute_capabilities = count
     if not config.set_compute_capability(getattr(module.ComputeCapability, "SM" + capability.replace(".", "")), index):
-        raise RequestError(f"this TensorRT for RTX does not take compute capability {capability} here")
+        raise RequestError(f"this TensorRT for RTX refuses compute capability {capability}; leave it out")
 
 
 def _add_profile(
@@ -90,7 +90,7 @@ def _add_profile(
     for name, shape in bounds.items():
         profile.set_shape(name, *map(module.Dims, shape))
     if config.add_optimization_profile(profile) < 0:
-        raise BundleError(f"the builder refuses the shapes {bounds}")
+        raise BundleError(f"the builder refuses the shapes {bounds}; export the bundle again")
 
 
 def _open_cache(config: trt.IBuilderConfig, path: Path) -> trt.ITimingCache:

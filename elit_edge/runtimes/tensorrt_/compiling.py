@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from elit_edge.bundle_files import ENGINE_FOLDER, BundleFiles, file_entries, revised, write_manifest
+from elit_edge.bundle_files import ENGINE_FOLDER, BundleFiles, file_entry, revised, write_manifest
 from elit_edge.errors import BundleError, RequestError, RuntimeUnavailable
 from elit_edge.files import cache_folder
 from elit_edge.manifest import Engine, Manifest, Precision, Role
@@ -95,7 +95,7 @@ def compile_bundle(
     gpu, capabilities = _aims(library, compute_capabilities, timing_cache)
     chosen = chosen_precision(files.manifest, precision)
     with _alone(files.folder.resolve()):
-        current = BundleFiles.open(files.folder.resolve())  # another process may have compiled while this one waited
+        current = _as_it_is_now(files)
         with _writing(current.folder), revised(current) as stage:
             (stage / ENGINE_FOLDER).mkdir(exist_ok=True)
             made = build_pair(
@@ -112,7 +112,9 @@ def compile_bundle(
             ]
             engines = (*others, *(engine for engine, _ in made.values()))
             report("seal", 0)
-            manifest = msgspec.structs.replace(current.manifest, engines=engines, files=file_entries(stage))
+            fresh = {engine.path: file_entry(stage / engine.path) for engine, _ in made.values()}
+            entries = dict(sorted({**current.manifest.files, **fresh}.items()))
+            manifest = msgspec.structs.replace(current.manifest, engines=engines, files=entries)
             write_manifest(stage, manifest)
     return manifest
 
@@ -206,6 +208,14 @@ def _aims(library: Library, asked: tuple[str, ...], timing_cache: Path | None) -
                 f"it does for: {there_are}. Orin (8.7) and data-centre GPUs take --target tensorrt"
             )
     return None, tuple(dict.fromkeys(capabilities))
+
+
+def _as_it_is_now(files: BundleFiles) -> BundleFiles:
+    """Another process may have compiled while this one waited; then every digest is checked anew."""
+    folder = files.folder.resolve()
+    if BundleFiles.checked_before(folder).manifest == files.manifest:
+        return BundleFiles(folder, files.manifest)
+    return BundleFiles.open(folder)
 
 
 @contextmanager

@@ -335,14 +335,13 @@ def test_a_bundle_that_changed_since_it_was_opened_is_compiled_as_it_is_now(samp
 
 @needs_rtx
 def test_what_was_damaged_while_it_compiled_gets_no_new_digest(tiny):
-    def damage(_stage, _share):
-        weights = tiny.folder / "onnx" / "weights.safetensors"
-        data = bytearray(weights.read_bytes())
-        data[-1] ^= 1
-        weights.write_bytes(data)
+    weights = tiny.folder / "onnx" / "weights.safetensors"
+    right = weights.read_bytes()
 
-    reports = iter([damage])
-    compile_bundle(tiny, TENSORRT_RTX, "fp32", report=lambda *told: next(reports, lambda *_: None)(*told))
+    def damage(_stage, _share):
+        weights.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+
+    compile_bundle(tiny, TENSORRT_RTX, "fp32", report=damage)
     with pytest.raises(BundleError, match=r"weights\.safetensors does not match its digest"):
         Bundle.open(tiny.folder)
 

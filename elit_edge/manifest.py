@@ -41,7 +41,7 @@ class TensorSpec(_Struct, frozen=True, kw_only=True):
     """One input or output of a graph; a dimension is a number, or the name of a free one ("batch", "latents")."""
 
     name: str
-    dtype: Literal["float32", "float16", "int64"]
+    dtype: Literal["float32", "float16", "int32", "int64"]
     shape: tuple[int | str, ...]
 
 
@@ -99,6 +99,60 @@ class Engine(_Struct, frozen=True, kw_only=True):
     """The CUDA version of that machine's driver; None as above."""
     path: str
     profiles: Annotated[tuple[EngineProfile, ...], msgspec.Meta(min_length=1)]
+
+
+class CoreMlFunction(_Struct, frozen=True, kw_only=True):
+    """A function of a Core ML package: a graph at one budget and one batch, every shape fixed.
+
+    Roles: `condition` (t float32 [B], y int32 [B] -> modulations) and `velocity` (x, modulations -> v). Modulations
+    have one order in every layout; "ane" gives and takes them as [B, M, 1, 1].
+    """
+
+    role: Literal["condition", "velocity"]
+    package: str
+    """The .mlpackage, a folder of the bundle."""
+    name: str | None
+    """Inside the package: "latents_04_batch_2". None: the package holds this function alone (before iOS 18)."""
+    latents: Positive | None
+    """None: a condition."""
+    batch: Positive
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class CoreMlParity(_Struct, frozen=True, kw_only=True):
+    """What the packages compute, by the evaluator of elit-edge, against PyTorch; Core ML itself did not run."""
+
+    cases: Positive
+    exact: float
+    """Relative RMS of the worst case, each operator in float32 on the weights as stored."""
+    stored: float
+    """The same with each operator's output rounded to the type that it is declared in."""
+    psnr_db: float
+    """Of the worst case, as stored."""
+    headroom: float | None
+    """float16's greatest number over the greatest that any operator gave; None for a float32 package."""
+
+
+class CoreMlModel(_Struct, frozen=True, kw_only=True):
+    """Packages of one layout, precision and compression: every budget at every batch, and the conditions."""
+
+    layout: Literal["gpu", "ane"]
+    """What it is meant for. "gpu": linear layers, fused attention; "ane": 1x1 convolutions, an attention a head."""
+    precision: Literal["fp32", "fp16"]
+    compression: Literal["int8", "int4", "lut6", "lut4", "w8a8"] | None
+    """Of the weights, and with w8a8 of what enters and leaves each product."""
+    ios: Literal[16, 17, 18, 26]
+    """The least version that opens it, and of macOS 13, 14, 15, 26."""
+    version: str
+    """Of coremltools, which wrote it."""
+    functions: Annotated[tuple[CoreMlFunction, ...], msgspec.Meta(min_length=1)]
+    parity: CoreMlParity
+
+    @property
+    def variant(self) -> str:
+        """How its numbers are stored: the compression, or the precision."""
+        return self.compression or self.precision
 
 
 class Budget(_Struct, frozen=True, kw_only=True):
@@ -171,7 +225,9 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     calibrations: tuple[Calibration, ...] = ()
     """How each precision but float32 was made, and what was proven of it."""
     engines: tuple[Engine, ...] = ()
-    """What `elit-edge compile` made of the graphs."""
+    """What `elit-edge compile` made of the graphs for GPUs of NVIDIA."""
+    coreml: tuple[CoreMlModel, ...] = ()
+    """What it made of the weights for Apple's devices."""
 
     @property
     def latents_per_group(self) -> int:

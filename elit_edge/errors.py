@@ -33,6 +33,10 @@ class BundleError(ElitEdgeError):
     """A bundle that is missing, damaged, of another schema version, or that points outside itself."""
 
 
+class PackageError(BundleError):
+    """A Core ML package that is missing, damaged, or holds what elit-edge cannot evaluate."""
+
+
 class RuntimeUnavailable(ElitEdgeError):
     """A runtime that was asked for and is not ready here; the message holds the reason and the remedy."""
 

@@ -1,0 +1,1 @@
+"""Core ML packages from the weights of a bundle: two layouts, every budget a function over one copy of the weights."""

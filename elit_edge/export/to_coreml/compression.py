@@ -1,0 +1,113 @@
+"""A weight as a package stores it: plain, eight or four bits by scale, or indices into a table of values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elit_edge.errors import RuntimeUnavailable
+from elit_edge.export.mil.library import coremltools
+from elit_edge.export.to_coreml.recipe import Compression, Ios
+
+Array = npt.NDArray[Any]
+
+LEAST_SIZE = 4096
+"""Smaller weights stay as they are: there is nothing to gain."""
+BLOCK = 32
+"""Inputs that share one scale in four bits."""
+LUT_BITS = {"lut6": 6, "lut4": 4}
+LUT_ROUNDS = 100
+BLOCKWISE = 18
+"""The first iOS with constexpr_blockwise_shift_scale and the second form of constexpr_lut_to_dense."""
+INT8_MOST, INT4_MOST = 127, 7
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight in the form in which a package keeps it; made once, and written into every function."""
+
+    value: Array
+    """The weight, the integers or the indices."""
+    scale: Array | None = None
+    """By which integers are multiplied: [out, 1], or [out, in / BLOCK]."""
+    table: Array | None = None
+    """The values that indices stand for."""
+
+
+def stored(weight: Array, compression: Compression | None, dtype: type[np.floating]) -> Stored:
+    """Compress a weight [out, in] float32; what is small, or does not divide into blocks, stays in `dtype`."""
+    plain = Stored(weight.astype(dtype))
+    if compression is None or weight.ndim != 2 or weight.size < LEAST_SIZE:
+        return plain
+    if compression in ("int8", "w8a8"):
+        return _scaled(weight, weight.shape[1], INT8_MOST, dtype)
+    if compression == "int4":
+        return _scaled(weight, BLOCK, INT4_MOST, dtype) if weight.shape[1] % BLOCK == 0 else plain
+    return _palettized(weight, LUT_BITS[compression], dtype)
+
+
+def _scaled(weight: Array, block: int, most: int, dtype: type[np.floating]) -> Stored:
+    """Symmetric integers with one scale for each output and block of inputs."""
+    blocks = weight.reshape(len(weight), -1, block).astype(np.float64)
+    scale = (np.abs(blocks).max(axis=2, keepdims=True) / most).astype(dtype)
+    scale[scale == 0] = 1
+    integers = np.clip(np.rint(blocks / scale.astype(np.float64)), -most, most).astype(np.int8)
+    return Stored(integers.reshape(weight.shape), scale=scale[:, :, 0])
+
+
+def _palettized(weight: Array, bits: int, dtype: type[np.floating]) -> Stored:
+    """The 2^bits values that all weights together are nearest to. Equal numbers are counted and clustered once."""
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError as error:
+        raise RuntimeUnavailable(
+            "--compress lut6 and lut4 need scikit-learn to find their values; pip install 'elit-edge[coreml]'"
+        ) from error
+    codes = weight.astype(np.float16).view(np.uint16)
+    counts = np.bincount(codes.reshape(-1), minlength=1 << 16)
+    (present,) = counts.nonzero()
+    exact = present.astype(np.uint16).view(np.float16).astype(np.float64)[:, None]
+    found = KMeans(min(1 << bits, len(exact)), init="k-means++", n_init=1, max_iter=LUT_ROUNDS, random_state=0).fit(
+        exact, sample_weight=counts[present]
+    )
+    centres = np.zeros(1 << bits)
+    centres[: len(found.cluster_centers_)] = found.cluster_centers_[:, 0]
+    nearest = np.zeros(1 << 16, np.uint8)
+    nearest[present] = found.labels_
+    return Stored(nearest[codes].reshape(weight.shape), table=centres.astype(dtype))
+
+
+def written(form: Stored, name: str, ios: Ios, trailing: int) -> Any:
+    """The weight as a variable of the MIL function that is being written, with `trailing` axes of one at its end."""
+    ct = coremltools()
+    mb, types = ct.converters.mil.Builder, ct.converters.mil.mil.types
+    value = form.value.reshape(form.value.shape + (1,) * trailing)
+    if form.scale is not None:
+        if ios < BLOCKWISE:
+            return mb.constexpr_affine_dequantize(
+                quantized_data=value, zero_point=np.int8(0), scale=form.scale[:, 0], axis=np.int32(0), name=name
+            )
+        kind = types.int8 if form.scale.shape[1] == 1 else types.int4
+        scale = form.scale.reshape(form.scale.shape + (1,) * trailing)
+        return mb.constexpr_blockwise_shift_scale(
+            data=value.astype(types.nptype_from_builtin(kind)), scale=scale, name=name
+        )
+    if form.table is not None:
+        bits = int(np.log2(len(form.table)))
+        if ios < BLOCKWISE:
+            return mb.constexpr_lut_to_dense(
+                indices=_packed(form.value, bits), lut=form.table, shape=np.array(value.shape, np.uint32), name=name
+            )
+        kind = types.string_to_builtin(f"uint{bits}")
+        table = form.table.reshape((1,) * value.ndim + (-1, 1))
+        return mb.constexpr_lut_to_dense(indices=value.astype(types.nptype_from_builtin(kind)), lut=table, name=name)
+    return mb.const(val=value, name=name)
+
+
+def _packed(indices: Array, bits: int) -> Array:
+    """Indices one after another, the lowest bit of each first: uint8."""
+    spread = np.unpackbits(indices.reshape(-1, 1), axis=1, bitorder="little")[:, :bits]
+    return np.packbits(spread.reshape(-1), bitorder="little")

@@ -147,7 +147,7 @@ class Layout(ABC):
         return list(self.builder.split(x=x, num_splits=count, axis=self.channels))
 
     def rms_norm(self, x: Var, name: str) -> Var:
-        """x / (rms(x) + epsilon) · scale. The sum of squares stands in the graph, so that its range can be seen."""
+        """x / (|x| + epsilon) · scale. The sum of squares stands in the graph, so that its range can be seen."""
         mb = self.builder
         factor = self.recipe.prescale.get(name, 1.0) if self.dtype is np.float16 else 1.0
         if factor != 1.0:

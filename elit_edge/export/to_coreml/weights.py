@@ -69,8 +69,8 @@ def arrays_of(model: DiffusionTransformer) -> dict[str, Array]:
     """Everything that the graphs need, float32, arranged as a convolution and a pixel shuffle want it.
 
     The patch embedding becomes [D, C, p, p], the last layer gives (channel, row, column) of a patch, positions inside
-    groups are repeated for each group, the queries of Read come through its projection and norm, and all modulations
-    are one matrix [M, D] with the 1 of `1 + scale` in its bias.
+    groups are repeated for each group, the queries of Read come through its projection and norm, norms by the root of the mean
+    become norms by the length, and all modulations are one matrix [M, D] with the 1 of `1 + scale` in its bias.
     """
     config = model.config
     arrays = {name: tensor.detach().float().numpy() for name, tensor in model.state_dict().items()}
@@ -86,6 +86,8 @@ def arrays_of(model: DiffusionTransformer) -> dict[str, Array]:
             arrays[name] = np.tile(arrays[name], (config.groups, 1))
         attention = model.read.attn
         arrays["read.attn.query"] = attention.q_norm(attention.q_proj(model.read.queries)).numpy()
+        for name in ("read.attn.k_norm", "write.attn.q_norm", "write.attn.k_norm"):
+            arrays[f"{name}.scale"] = arrays[f"{name}.scale"] * np.float32(width**0.5)
     parts.append("final_modulation")
     arrays["modulation.weight"] = np.concatenate([arrays.pop(f"{part}.weight") for part in parts])
     bias = np.concatenate([arrays.pop(f"{part}.bias") for part in parts])

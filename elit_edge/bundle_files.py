@@ -18,8 +18,11 @@ from elit_edge.errors import BundleError
 from elit_edge.files import current_umask
 from elit_edge.manifest import MANIFEST_FILE, FileEntry, Graph, Manifest, decode, encode
 
-GRAPH_FOLDER, CALIBRATION_FOLDER, ENGINE_FOLDER = "onnx", "calibration", "engines"
+GRAPH_FOLDER, CALIBRATION_FOLDER, ENGINE_FOLDER, COREML_FOLDER = "onnx", "calibration", "engines", "coreml"
+FOLDERS = (GRAPH_FOLDER, CALIBRATION_FOLDER, ENGINE_FOLDER, COREML_FOLDER)
 """All that a bundle holds beside its manifest."""
+PACKAGE_INDEX = "Manifest.json"
+"""What every Core ML package holds."""
 CHUNK_BYTES = 1 << 20
 MANIFEST_LIMIT_BYTES = 16 << 20
 DAMAGED = "the bundle is damaged or was changed; copy or export it again"
@@ -97,6 +100,9 @@ class BundleFiles:
         needed = [name for graph in self.manifest.graphs for name in (graph.path, graph.weights)]
         needed += [calibration.record for calibration in self.manifest.calibrations]
         needed += [engine.path for engine in self.manifest.engines]
+        needed += [
+            f"{function.package}/{PACKAGE_INDEX}" for model in self.manifest.coreml for function in model.functions
+        ]
         for name in needed:
             if name not in self.manifest.files:
                 raise BundleError(f"{self.folder}: file {name!r} has no digest in the manifest; {DAMAGED}")
@@ -180,7 +186,7 @@ def check_replaceable(target: Path) -> None:
     if not target.exists():
         return
     names = {path.name for path in target.iterdir()} if target.is_dir() else set()
-    if MANIFEST_FILE not in names or not names <= {MANIFEST_FILE, GRAPH_FOLDER, CALIBRATION_FOLDER, ENGINE_FOLDER}:
+    if MANIFEST_FILE not in names or not names <= {MANIFEST_FILE, *FOLDERS}:
         raise BundleError(f"{target} is no bundle, and --force replaces bundles alone; choose another name")
 
 

@@ -27,6 +27,8 @@ GRAPH_BYTES, BLOCK_BYTES = 16 << 10, 10 << 10
 """A graph file without its weights, and what each block adds to it."""
 ENGINE_BASE_BYTES = 160 << 20
 """Kernels of two engines, in up to 16 profiles of some 8 MB."""
+COREML_BITS = {"fp32": 32, "fp16": 16, "int8": 9, "w8a8": 9, "lut6": 7, "int4": 6, "lut4": 5}
+"""Of a weight, with what belongs to it."""
 RUN_BASE_BYTES = 132 << 20
 RUN_COPIES = 2.2
 """Of a runtime that packs weights its own way beside the mapped file."""
@@ -54,6 +56,13 @@ def calibration_memory_bytes(manifest: Manifest) -> int:
 def engine_bytes(manifest: Manifest, precision: str) -> int:
     """Room that the engines of a precision take on disk, foreseen; measured: docs/benchmarks.md."""
     return manifest.files[manifest.graph("velocity", precision).weights].bytes + ENGINE_BASE_BYTES
+
+
+def coreml_bytes(manifest: Manifest, variant: str, copies: int) -> int:
+    """Room that Core ML packages of a variant take on disk, foreseen."""
+    bits = COREML_BITS[variant]
+    functions = 2 * len(manifest.budgets) * (GRAPH_BYTES + manifest.model.depth * BLOCK_BYTES)
+    return copies * parameters(manifest.model) * bits // 8 + functions
 
 
 def run_memory_bytes(manifest: Manifest, batch: int) -> int:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from elit_edge.budget import parameters
 from elit_edge.bundle import Bundle
-from elit_edge.manifest import Engine, Manifest, encode
+from elit_edge.manifest import CoreMlModel, Engine, Manifest, encode
 from elit_edge.verdict import Calibration
 
 
@@ -54,6 +54,7 @@ def _summary(manifest: Manifest) -> str:
         "quality": quality,
         **{each.precision: _calibration(each) for each in manifest.calibrations},
         **{f"{each.library} {each.precision}": _engine(each) for each in manifest.engines if each.role == "velocity"},
+        **{f"core ml {each.layout} {each.variant}": _packages(each) for each in manifest.coreml},
         "source": f"{origin.source} (sha256 {origin.source_sha256[:12]}…), {versions}",
     }
     width = max(map(len, lines)) + 2
@@ -74,6 +75,17 @@ def _engine(engine: Engine) -> str:
     return f"engines of {engine.version} for {engine.platform}, {capabilities}; {count}, compiled {where}"
 
 
+def _packages(model: CoreMlModel) -> str:
+    budgets = sorted({function.latents for function in model.functions if function.latents})
+    batches = sorted({function.batch for function in model.functions if function.latents})
+    found = model.parity
+    room = "" if found.headroom is None else f", float16 head-room {found.headroom:g}x"
+    return (
+        f"{len(budgets)} budgets at batch {' and '.join(map(str, batches))}, iOS {model.ios}, coremltools "
+        f"{model.version}; evaluated: worst {found.psnr_db:g} dB{room}"
+    )
+
+
 def _budgets(manifest: Manifest) -> Table:
     full = manifest.ladder[-1].velocity_flops
     table = Table("latents a group", "GFLOPs a step", "of full", title="Budgets", title_justify="left")
@@ -90,6 +102,13 @@ def _graphs(manifest: Manifest) -> Table:
     for engine in manifest.engines:
         size = manifest.files[engine.path].bytes / 1e3
         table.add_row(engine.path, f"{engine.role} engine", "any", engine.precision, f"{size:.0f}")
+    for model in manifest.coreml:
+        for package in dict.fromkeys(function.package for function in model.functions):
+            held = [function for function in model.functions if function.package == package]
+            size = sum(entry.bytes for name, entry in manifest.files.items() if name.startswith(f"{package}/")) / 1e3
+            latents = sorted({function.latents for function in held if function.latents})
+            span = f"{latents[0]} to {latents[-1]}" if len(latents) > 1 else str(latents[0]) if latents else "any"
+            table.add_row(package, f"{held[0].role} package", span, model.variant, f"{size:.0f}")
     for path in dict.fromkeys(graph.weights for graph in manifest.graphs):
         table.add_row(path, "weights", "", "", f"{manifest.files[path].bytes / 1e3:.0f}")
     return table

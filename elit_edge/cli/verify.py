@@ -29,6 +29,7 @@ def command(bundle: Path, checkpoint: Path | None, config: Path | None, as_json:
         raise RequestError("--config says what a checkpoint does not: it goes with --checkpoint")
     from elit_edge.cli.sources import read_source
     from elit_edge.export.verify import verify
+    from elit_edge.export.verify_coreml import verify_coreml
     from elit_edge.export.verify_engines import verify_engines
     from elit_edge.model.bundle_weights import model_of_bundle
 
@@ -46,9 +47,17 @@ def command(bundle: Path, checkpoint: Path | None, config: Path | None, as_json:
             model = source.model()
         found = verify(files, model, lambda share: report("parity", share))
         engines = verify_engines(files, model, lambda share: report("engines", share))
+        packages = verify_coreml(files, model, lambda share: report("core ml", share))
     for each in engines:
         state = f"not run: {each.reason}" if each.psnr_db is None else f"worst {each.psnr_db:.1f} dB"
         say(f"engines {each.library} {each.precision}: {state}")
+    for package in packages:
+        state = "not evaluated: coremltools is not installed; pip install 'elit-edge[coreml]'"
+        if package.found is not None:
+            state = (
+                f"worst {package.found.psnr_db:.1f} dB, relative RMS {package.found.stored:.1e} as stored (evaluated)"
+            )
+        say(f"core ml {package.model.layout} {package.model.variant}: {state}")
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
         return

@@ -61,12 +61,12 @@ class Parity:
     relative_l2: float
 
 
-def trajectory_cases(session: ModelSession, latents: int) -> Cases:
+def trajectory_cases(session: ModelSession, latents: int, seed: int = SEED) -> Cases:
     """Follow one class and the null class from noise over a few Euler steps at a budget."""
     model = session.manifest.model
     y = np.array([latents % model.num_classes, model.null_label], np.int64)
     shape = (model.in_channels, model.image_size, model.image_size)
-    state = NoiseStream(SEED, len(y)).draw(shape)
+    state = NoiseStream(seed, len(y)).draw(shape)
     grid = times("euler", TRAJECTORY_STEPS)
     found: list[tuple[npt.NDArray[np.float32], float, npt.NDArray[np.float32]]] = []
     for now, after in itertools.pairwise(grid):

@@ -27,6 +27,17 @@ class ValueSpec:
     element: ElementType
     shape: tuple[int | None, ...]
 
+    @property
+    def fixed_shape(self) -> tuple[int, ...]:
+        """The shape of a value that cannot have free dimensions.
+
+        Raises:
+            ValueError: it has one.
+        """
+        if None in self.shape:
+            raise ValueError(f"{self.name!r} has a free dimension")
+        return tuple(length for length in self.shape if length is not None)
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -44,17 +55,15 @@ class Constant:
         place = (self.file, self.offset) if self.file is not None else (self.immediate.SerializeToString(),)
         return (*place, self.spec.element.name, self.spec.shape)
 
-    def unpacked(self) -> np.ndarray[Any, Any] | str:
-        """The value of an immediate one."""
-        element, shape = self.spec.element, self.spec.shape
+    def immediate_value(self) -> np.ndarray[Any, Any] | str:
+        """The value of one that stands among the operators."""
+        element, shape = self.spec.element, self.spec.fixed_shape
         values = getattr(self.immediate, self.immediate.WhichOneof("value")).values
         if element.name == "string":
             return str(values[0])
         if isinstance(values, bytes):
-            array = unpack_bits(values, element, math.prod(d or 0 for d in shape))
-        else:
-            array = np.asarray(values, element.stored)
-        return array.reshape(shape)
+            return unpack_bits(values, element, math.prod(shape)).reshape(shape)
+        return np.asarray(values, element.stored).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ class _Reader:
     def _take(self, operation: Any, fallback_name: str) -> None:
         attributes = {key: _constant(f"{operation.type}.{key}", value) for key, value in operation.attributes.items()}
         own_name = attributes.pop("name", None)
-        name = fallback_name if own_name is None else str(own_name.unpacked())
+        name = fallback_name if own_name is None else str(own_name.immediate_value())
         outputs = tuple(_value_spec(value.name, value.type) for value in operation.outputs)
         if operation.type == "const":
             (output,) = outputs
@@ -162,7 +171,7 @@ def _constant(name: str, value: Any) -> Constant:
 def _value_spec(name: str, value_type: Any) -> ValueSpec:
     kind = value_type.WhichOneof("type")
     if kind != "tensorType":
-        raise PackageError(f"value {name!r} is a {kind}; elit-edge evaluates tensors alone")
+        raise PackageError(f"value {name!r} is of {kind or 'no type'}; elit-edge evaluates tensors alone")
     tensor = value_type.tensorType
     data_type = coremltools().proto.MIL_pb2.DataType.Name(tensor.dataType).lower()
     if data_type not in ELEMENT_TYPES:

@@ -1,11 +1,10 @@
-"""A saved .mlpackage: checked before it is read, its functions read one by one, its weights when they are wanted."""
+"""A saved .mlpackage: checked when it is opened; its weights are read when they are wanted, and shared."""
 
 from __future__ import annotations
 
-import json
-import stat
+import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,15 @@ from torch import Tensor
 
 from elit_edge.errors import PackageError
 from elit_edge.export.mil.library import coremltools
+from elit_edge.export.mil.package_folder import DAMAGED, check_folder, model_path, weight_path
 from elit_edge.export.mil.program import Constant, Program, ValueSpec, read_program
 
-MANIFEST, MODEL, WEIGHTS = "Manifest.json", "model.mlmodel", "weights"
-ITEM_FOLDER = "com.apple.CoreML"
-MODEL_LIMIT_BYTES = (2 << 30) - 1
-"""Protobuf's own limit."""
-MANIFEST_LIMIT_BYTES = 1 << 20
-BLOB_PREFIX = "@model_path/weights/"
-DAMAGED = "the package is damaged; write it again"
+BLOB_HEADER_BYTES = 64
+"""Before each blob; the offset of a blob is that of its header."""
+BLOB_KINDS = {"float16": "fp16", "float32": "float"}
+"""As coremltools' reader of blobs names them; the others as here."""
+MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError)
+"""What reading a damaged protobuf or a damaged blob may raise, in this module or in coremltools."""
 
 
 class MilPackage:
@@ -31,34 +30,37 @@ class MilPackage:
 
     def __init__(self, path: Path, model: Any) -> None:
         self.path = path
+        self.specification_version: int = model.specificationVersion
+        self.tensors: weakref.WeakValueDictionary[tuple[object, ...], Tensor] = weakref.WeakValueDictionary()
+        """What somebody holds of the weights now, decompressed ones too."""
         self._functions: Mapping[str, Any] = model.mlProgram.functions
         self._description = model.description
         self._programs: dict[str, Program] = {}
-        self._readers: dict[str, Any] = {}
-        self._tensors: weakref.WeakValueDictionary[tuple[object, ...], Tensor] = weakref.WeakValueDictionary()
-        self.specification_version: int = model.specificationVersion
+        self._blob_readers: dict[str, Any] = {}
 
     @classmethod
     def open(cls, path: Path) -> MilPackage:
-        """Check the folder and read its protobuf.
+        """Check the folder, and read all of its protobuf.
 
         Raises:
-            PackageError: there is no package, or it is damaged, or it holds no MIL program.
+            PackageError: there is no package, or it is damaged, or it holds no ML program.
             RuntimeUnavailable: coremltools is missing.
         """
-        _check_folder(path)
-        proto = coremltools().proto
-        model = proto.Model_pb2.Model()
+        check_folder(path)
+        model = coremltools().proto.Model_pb2.Model()
         try:
-            model.ParseFromString((path / "Data" / ITEM_FOLDER / MODEL).read_bytes())
-        except Exception as error:  # google.protobuf's DecodeError, which this module does not import
-            raise PackageError(f"{path}: {MODEL} is no protobuf of a model ({error}); {DAMAGED}") from error
+            model.ParseFromString(model_path(path).read_bytes())
+        except Exception as error:  # protobuf's DecodeError, which coremltools does not re-export
+            raise PackageError(f"{model_path(path)} is no protobuf of a model ({error}); {DAMAGED}") from error
         kind = model.WhichOneof("Type")
         if kind != "mlProgram":
-            raise PackageError(f"{path} holds a model of kind {kind}; elit-edge reads ML programs (mlProgram)")
-        if not model.mlProgram.functions:
+            raise PackageError(f"{path} holds a model of kind {kind}; elit-edge reads ML programs")
+        package = cls(path, model)
+        if not package.functions:
             raise PackageError(f"{path} holds a program without functions; {DAMAGED}")
-        return cls(path, model)
+        for name in package.functions:
+            package._check_weights(package.program(name))
+        return package
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -72,22 +74,22 @@ class MilPackage:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the package says of itself: short_description, version, author, license, and the writer's own fields."""
+        """What the package says of itself: short_description, version, author, license, and its writer's own fields."""
         fields = self._description.metadata
-        own = {
+        common = {
             "short_description": fields.shortDescription,
             "version": fields.versionString,
             "author": fields.author,
             "license": fields.license,
         }
-        return {name: text for name, text in own.items() if text} | dict(fields.userDefined)
+        return {name: text for name, text in common.items() if text} | dict(fields.userDefined)
 
     def inputs(self, function: str) -> tuple[ValueSpec, ...]:
-        """As the function declares them, in order."""
+        """Of the function, in order; the description that an app reads says the same."""
         return self.program(function).inputs
 
     def outputs(self, function: str) -> tuple[ValueSpec, ...]:
-        """As the function declares them, in order."""
+        """Of the function, in order; the description that an app reads says the same."""
         return self.program(function).outputs
 
     def program(self, function: str) -> Program:
@@ -100,15 +102,17 @@ class MilPackage:
             raise PackageError(f"{self.path} has no function {function!r}; it has {', '.join(self.functions)}")
         if function not in self._programs:
             try:
-                self._programs[function] = read_program(function, self._functions[function])
+                program = read_program(function, self._functions[function])
+                self._check_description(program)
             except PackageError as error:
-                raise PackageError(f"{self.path}: {error}") from error
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+                raise PackageError(f"{self.path}: {error}; {DAMAGED}") from error
+            except MALFORMED as error:
                 raise PackageError(f"{self.path}: function {function} cannot be read ({error}); {DAMAGED}") from error
+            self._programs[function] = program
         return self._programs[function]
 
     def blob_offsets(self, function: str) -> dict[str, int]:
-        """Where each weight stands in the weight file, by the name of its constant."""
+        """Where each weight of the function stands in the weight file, by the name of its constant."""
         constants = self.program(function).constants
         return {name: constant.offset for name, constant in constants.items() if constant.file is not None}
 
@@ -116,72 +120,83 @@ class MilPackage:
         """A constant's value, read from the file each time.
 
         Raises:
-            PackageError: the weight file is missing, or has not what the program says.
+            PackageError: the file has not what the program says.
         """
         try:
-            if constant.file is None:
-                return constant.unpacked()
-            return self._blob(constant)
-        except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-            place = "" if constant.file is None else f" at offset {constant.offset} of {constant.file}"
+            return constant.immediate_value() if constant.file is None else self._blob(constant, constant.file)
+        except MALFORMED as error:
+            place = "" if constant.file is None else f" at {constant.offset} in {constant.file}"
             raise PackageError(
                 f"{self.path}: constant {constant.spec.name!r}{place} cannot be read ({error}); {DAMAGED}"
             ) from error
 
     def tensor(self, constant: Constant) -> Tensor:
-        """A constant as a tensor to compute with, floats as float32; the same one as long as somebody holds it."""
-        tensor = self._tensors.get(constant.key)
+        """A constant to compute with, floats as float32; the same tensor as long as somebody holds it.
+
+        Raises:
+            PackageError: the file has not what the program says.
+        """
+        tensor = self.tensors.get(constant.key)
         if tensor is None:
             array = self.array(constant)
             if isinstance(array, str):
                 raise PackageError(f"{self.path}: constant {constant.spec.name!r} is text where a tensor is wanted")
             tensor = torch.from_numpy(np.array(array)).to(constant.spec.element.computed)
-            self._tensors[constant.key] = tensor
+            self.tensors[constant.key] = tensor
         return tensor
 
-    @property
-    def tensors(self) -> weakref.WeakValueDictionary[tuple[object, ...], Tensor]:
-        """What is held of weights now, decompressed ones too."""
-        return self._tensors
-
-    def _blob(self, constant: Constant) -> np.ndarray[Any, Any]:
-        assert constant.file is not None
-        name = constant.file.removeprefix(BLOB_PREFIX)
-        path = self.path / "Data" / ITEM_FOLDER / WEIGHTS / name
-        if "/" in name or not path.is_file():
-            raise PackageError(
-                f"{self.path}: its program takes weights from {constant.file}, which is missing; {DAMAGED}"
-            )
-        if name not in self._readers:
-            # the public way (milproto.load) reads the weights of all functions at once
-            self._readers[name] = coremltools().libmilstoragepython._BlobStorageReader(str(path))  # noqa: SLF001
+    def _blob(self, constant: Constant, file: str) -> np.ndarray[Any, Any]:
+        if file not in self._blob_readers:
+            # milproto.load, the public way, would read all weights of all functions
+            storage = coremltools().libmilstoragepython
+            self._blob_readers[file] = storage._BlobStorageReader(str(weight_path(self.path, file)))  # noqa: SLF001
         element = constant.spec.element
-        kind = "float" if element.name == "float32" else "fp16" if element.name == "float16" else element.name
-        stored = np.asarray(getattr(self._readers[name], f"read_{kind}_data")(constant.offset))
-        assert element.stored is not None
+        read = getattr(self._blob_readers[file], f"read_{BLOB_KINDS.get(element.name, element.name)}_data")
+        stored = np.asarray(read(constant.offset))
         if element.name == "float16":
-            stored = stored.view(element.stored)
-        return stored.astype(element.stored, copy=False).reshape(constant.spec.shape)
+            stored = stored.view(np.float16)
+        return stored.astype(element.stored, copy=False).reshape(constant.spec.fixed_shape)
+
+    def _check_weights(self, program: Program) -> None:
+        """Every weight file is there, and long enough."""
+        sizes: dict[str, int] = {}
+        for name, constant in program.constants.items():
+            if constant.file is None:
+                continue
+            if constant.file not in sizes:
+                sizes[constant.file] = weight_path(self.path, constant.file).stat().st_size
+            spec = constant.spec
+            end = constant.offset + BLOB_HEADER_BYTES + -(-math.prod(spec.fixed_shape) * spec.element.bits // 8)
+            if end > sizes[constant.file]:
+                raise PackageError(
+                    f"{self.path}: weight {name!r} ends at byte {end} of {constant.file}, "
+                    f"which has {sizes[constant.file]}; {DAMAGED}"
+                )
+
+    def _check_description(self, program: Program) -> None:
+        """An app allocates by the description, Core ML computes by the program: they have to agree."""
+        own = [entry for entry in self._description.functions if entry.name == program.name]
+        described = own[0] if own else self._description
+        for features, specs in ((described.input, program.inputs), (described.output, program.outputs)):
+            told = {feature.name: self._told(feature) for feature in features}
+            meant = {spec.name: (spec.element.name, spec.shape) for spec in specs}
+            if set(told) != set(meant):
+                raise PackageError(f"function {program.name} has {_words(meant)}, its description {_words(told)}")
+            for name, (element, shape) in meant.items():
+                if None not in shape and told[name] not in (None, (element, shape)):
+                    raise PackageError(
+                        f"{name!r} of function {program.name} is {(element, shape)}, its description says {told[name]}"
+                    )
+
+    @staticmethod
+    def _told(feature: Any) -> tuple[str, tuple[int, ...]] | None:
+        """Type and shape of a described array; None of an image."""
+        if feature.type.WhichOneof("Type") != "multiArrayType":
+            return None
+        array = feature.type.multiArrayType
+        name = coremltools().proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType.Name(array.dataType)
+        return name.lower(), tuple(array.shape)
 
 
-def _check_folder(path: Path) -> None:
-    """A folder of plain files, laid out as packages are."""
-    if not path.is_dir():
-        raise PackageError(f"no package at {path}: expected a folder NAME.mlpackage")
-    for entry in path.rglob("*"):
-        mode = entry.lstat().st_mode
-        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-            raise PackageError(f"{entry} is a link or a special file, and no package holds one; {DAMAGED}")
-    manifest, model = path / MANIFEST, path / "Data" / ITEM_FOLDER / MODEL
-    for file, limit in ((manifest, MANIFEST_LIMIT_BYTES), (model, MODEL_LIMIT_BYTES)):
-        if not file.is_file():
-            raise PackageError(f"{path} is no package: it has no {file.relative_to(path)}; {DAMAGED}")
-        if not 0 < file.stat().st_size <= limit:
-            raise PackageError(f"{file} has {file.stat().st_size} bytes, expected 1 to {limit}; {DAMAGED}")
-    try:
-        listed = json.loads(manifest.read_bytes())
-        root = listed["itemInfoEntries"][listed["rootModelIdentifier"]]["path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PackageError(f"{manifest} does not name the model of its package ({error!r}); {DAMAGED}") from error
-    if root != f"{ITEM_FOLDER}/{MODEL}":
-        raise PackageError(f"{manifest} names {root!r} as its model, expected {ITEM_FOLDER}/{MODEL}; {DAMAGED}")
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

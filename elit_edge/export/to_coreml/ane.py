@@ -65,17 +65,18 @@ class AneLayout(Layout):
     def attend(self, query: Var, key: Var, value: Var, name: str) -> Var:
         mb, heads = self.builder, self.config.num_heads
         scale = self.number((self.config.hidden_size // heads) ** -0.5)
-        queries = mb.split(x=mb.mul(x=query, y=scale), num_splits=heads, axis=1)
-        keys = mb.split(x=mb.transpose(x=key, perm=[0, 3, 2, 1]), num_splits=heads, axis=3)
-        values = mb.split(x=value, num_splits=heads, axis=1)
+        queries = self._heads(mb.mul(x=query, y=scale), axis=1)
+        keys = self._heads(mb.transpose(x=key, perm=[0, 3, 2, 1]), axis=3)
         found = []
-        for q, k, v in zip(
-            *((x if isinstance(x, tuple | list) else [x]) for x in (queries, keys, values)), strict=True
-        ):
+        for q, k, v in zip(queries, keys, self._heads(value, axis=1), strict=True):
             weights = mb.softmax(x=mb.einsum(values=(k, q), equation=SCORES), axis=1)
             found.append(mb.einsum(values=(v, weights), equation=VALUES))
         merged = found[0] if heads == 1 else mb.concat(values=found, axis=1)
         return self.linear(merged, name)
+
+    def _heads(self, x: Var, axis: int) -> list[Var]:
+        heads = self.config.num_heads
+        return [x] if heads == 1 else list(self.builder.split(x=x, num_splits=heads, axis=axis))
 
     def to_groups(self, tokens: Var, count: int) -> Var:
         shape = [self.batch, self.config.hidden_size, self.config.groups, count]

@@ -1,4 +1,4 @@
-"""All that depends on time and label, as a MIL function of its own: lookup and adaLN stay out of the velocity's graph."""
+"""All that depends on time and label, as a MIL function: lookup and adaLN stay out of the velocity's graph."""
 
 from __future__ import annotations
 

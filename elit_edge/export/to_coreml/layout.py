@@ -1,4 +1,4 @@
-"""What both layouts share: the parts of a transformer as MIL operators, with channels on an axis of the layout's choice."""
+"""What both layouts share: the parts of a transformer in MIL, with channels on an axis of the layout's choice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml.recipe import Recipe
-from elit_edge.export.to_coreml.weights import Float, Weights
+from elit_edge.export.to_coreml.weights import Float, Weights, identifier
 from elit_edge.export.to_coreml.writer import Writer
 from elit_edge.model.layers import NORM_EPSILON, RMS_EPSILON
 from elit_edge.model_config import ModelConfig
@@ -30,7 +30,7 @@ class Layout(ABC):
 
     def __init__(self, config: ModelConfig, weights: Weights, recipe: Recipe, batch: int) -> None:
         self.config, self.weights, self.recipe, self.batch = config, weights, recipe, batch
-        self.builder = Writer()
+        self.builder = Writer(marked=recipe.marked)
         self.dtype: Float = np.float32 if recipe.precision == "fp32" else np.float16
 
     @abstractmethod
@@ -95,10 +95,11 @@ class Layout(ABC):
         before = self.dtype
         if name in self.recipe.wide:
             self.dtype = np.float32
+        self.builder.part = name
         try:
             yield
         finally:
-            self.dtype = before
+            self.dtype, self.builder.part = before, ""
 
     def number(self, value: float) -> Any:
         return self.dtype(value)
@@ -120,9 +121,11 @@ class Layout(ABC):
 
     def _rounded(self, x: Var, name: str) -> Var:
         """To eight bits and back, where the ranges say so: what a chip multiplies in eight bits."""
+        if self.recipe.marked:
+            return self.builder.identity(x=x, name=name)
         if self.recipe.ranges is None or self.dtype is not np.float16:
             return x
-        scale = self.dtype(self.recipe.ranges[name].greatest / INT8_MOST)
+        scale = self.dtype(self.recipe.ranges[identifier(name)].greatest / INT8_MOST)
         integers = self.builder.quantize(input=x, scale=scale, output_dtype="int8", name=f"{name}_q")
         return self.builder.dequantize(input=integers, scale=scale, name=f"{name}_dq")
 

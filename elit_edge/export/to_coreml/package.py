@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,11 @@ from elit_edge.model_config import ModelConfig
 LAYOUTS: dict[str, type[Layout]] = {"gpu": GpuLayout, "ane": AneLayout}
 CONDITION_ROWS = 16
 """(time, label) pairs of one call: the weights are read once for all of them."""
-BATCHES = (1, 2)
-"""Samples of one call: one, and both passes of a guided step."""
 ALONE = "main"
 """What Core ML calls the function of a package that holds no other."""
 SUFFIX = ".mlpackage"
 
-Report = Callable[[str, float], None]
+Report = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -53,31 +53,35 @@ def function_name(latents: int, batch: int) -> str:
 
 
 def write_velocities(
-    emission: Emission, folder: Path, budgets: tuple[int, ...], report: Report = lambda _stage, _share: None
+    emission: Emission,
+    folder: Path,
+    budgets: tuple[int, ...],
+    *,
+    batches: tuple[int, ...],
+    report: Report = lambda _share: None,
 ) -> tuple[CoreMlFunction, ...]:
-    """Write the velocity at every budget: from iOS 18 each for one sample and for two in one package, before that for
-    one sample in packages of their own.
+    """Write the velocity at every budget and batch: from iOS 18 in one package, before that each in one of its own.
 
     Args:
         emission: what to write.
         folder: of the packages; exists.
         budgets: latents a group, each once.
-        report: told of the share that is done.
+        batches: samples of one call.
+        report: told the share that is done, 0..1.
 
     Returns:
         The functions; their package is the name of a folder in `folder`.
     """
-    batches = BATCHES if emission.recipe.multifunction else BATCHES[:1]
     programs: dict[str, Any] = {}
     described = []
     wanted = [(latents, batch) for latents in budgets for batch in batches]
     for done, (latents, batch) in enumerate(wanted):
-        report("velocity", done / len(wanted))
+        report(done / len(wanted))
         name = function_name(latents, batch)
         programs[name], inputs, outputs = _velocity(emission, latents, batch)
         package = "velocity" if emission.recipe.multifunction else name
         described.append(_described(emission, "velocity", package, name, latents, batch, inputs, outputs))
-    default = function_name(max(budgets), 1)
+    default = function_name(max(budgets), min(batches))
     for package, functions in _packages(emission.recipe, "velocity", programs):
         _save(emission, folder / f"{package}{SUFFIX}", functions, default)
     return tuple(described)
@@ -168,15 +172,16 @@ def _save(emission: Emission, path: Path, functions: dict[str, Any], default: st
     else:
         ((_, function),) = functions.items()
         program.add_function(ALONE, function)
-    model = ct.convert(
-        program,
-        source="milinternal",
-        convert_to="mlprogram",
-        minimum_deployment_target=_target(emission.recipe),
-        compute_precision=ct.precision.FLOAT32,
-        pass_pipeline=ct.PassPipeline.EMPTY,
-        skip_model_load=True,
-    )
+    with redirect_stderr(io.StringIO()):  # it draws bars of its own over ours
+        model = ct.convert(
+            program,
+            source="milinternal",
+            convert_to="mlprogram",
+            minimum_deployment_target=_target(emission.recipe),
+            compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline.EMPTY,
+            skip_model_load=True,
+        )
     own = {"description": "short_description", "author": "author", "license": "license", "version": "version"}
     for name, value in emission.metadata.items():
         if name in own:

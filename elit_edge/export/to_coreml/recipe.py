@@ -55,9 +55,12 @@ class Recipe:
     wide: frozenset[str] = frozenset()
     """Parts that are computed in float32 for want of float16's range: "blocks.3.mlp"."""
     prescale: dict[str, float] = field(default_factory=dict)
-    """What enters an RMS norm is multiplied by this power of two, so that its sum of squares fits: "write.attn.k_norm"."""
+    """By which power of two what enters an RMS norm is multiplied, so that its sum of squares fits."""
     ranges: dict[str, Range] | None = None
-    """What enters and leaves each product, by its name with ".in" or ".out"; w8a8 alone."""
+    """What each operator of a marked package was seen to give; w8a8 rounds what enters and leaves a product to it."""
+    marked: bool = False
+    """For those who observe: every operator has a name that begins with its part, and each product stands between two
+    operators that do nothing, of its own name with ".in" and ".out"."""
 
     def __post_init__(self) -> None:
         for value, known, what in (

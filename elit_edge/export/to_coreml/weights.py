@@ -28,6 +28,10 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
+    def uncompressed(self) -> Weights:
+        """The same numbers as they are."""
+        return Weights(self._arrays, None, self._ios)
+
     def array(self, name: str) -> Array:
         """The numbers, float32."""
         return self._arrays[name]
@@ -69,8 +73,8 @@ def arrays_of(model: DiffusionTransformer) -> dict[str, Array]:
     """Everything that the graphs need, float32, arranged as a convolution and a pixel shuffle want it.
 
     The patch embedding becomes [D, C, p, p], the last layer gives (channel, row, column) of a patch, positions inside
-    groups are repeated for each group, the queries of Read come through its projection and norm, norms by the root of the mean
-    become norms by the length, and all modulations are one matrix [M, D] with the 1 of `1 + scale` in its bias.
+    groups are repeated for each group, the queries of Read come through its projection and norm, norms by the root of
+    the mean become norms by the length, and all modulations are one matrix [M, D], the 1 of `1 + scale` in its bias.
     """
     config = model.config
     arrays = {name: tensor.detach().float().numpy() for name, tensor in model.state_dict().items()}

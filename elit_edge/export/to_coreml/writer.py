@@ -1,4 +1,4 @@
-"""Writing MIL: settings that several operators of a function share are written once, and defaults not again and again."""
+"""Writing MIL: settings that several operators of a function share are written once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class Writer:
     A function of a transformer has hundreds of operators, and most of its text would be settings of a few kinds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, marked: bool = False) -> None:
+        """`marked`: operators without a name get one that begins with `part`."""
+        self.part = ""
+        self._marked, self._count = marked, 0
         self._builder = coremltools().converters.mil.Builder
         self._constants: dict[tuple[object, ...], Any] = {}
 
@@ -33,6 +36,9 @@ class Writer:
         def write(name: str | None = None, **given: Any) -> Any:
             settings = {**DEFAULTS.get(operator, {}), **given}
             written = {key: self._variable(value) for key, value in settings.items()}
+            if name is None and self._marked:
+                self._count += 1
+                name = f"{self.part or 'stream'}.{operator}_{self._count}"
             return build(**written, **({} if name is None else {"name": name.replace(".", "_")}))
 
         return write

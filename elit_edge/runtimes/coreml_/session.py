@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from elit_edge.errors import BundleError
-from elit_edge.manifest import CoreMlFunction, CoreMlModel, Manifest, TensorSpec
+from elit_edge.manifest import CoreMlFunction, Manifest, TensorSpec
 from elit_edge.runtimes.contract import FloatArray, IntArray, Session
 
 Predict = Callable[[Mapping[str, npt.NDArray[Any]]], Mapping[str, npt.NDArray[Any]]]
@@ -22,11 +22,13 @@ class CoreMlSession(Session):
     another; the last one is filled up with the row before it.
     """
 
-    def __init__(self, manifest: Manifest, model: CoreMlModel, runtime: str, load: Load) -> None:
-        super().__init__(manifest, runtime, model.variant)
+    def __init__(
+        self, manifest: Manifest, functions: Sequence[CoreMlFunction], runtime: str, precision: str, load: Load
+    ) -> None:
+        super().__init__(manifest, runtime, precision)
         self._load, self._loaded = load, dict[CoreMlFunction, Predict]()
-        self._conditions = [function for function in model.functions if function.role == "condition"]
-        self._velocities = [function for function in model.functions if function.role == "velocity"]
+        self._conditions = [function for function in functions if function.role == "condition"]
+        self._velocities = [function for function in functions if function.role == "velocity"]
 
     def condition(self, t: FloatArray, y: IntArray) -> FloatArray:
         return self._in_batches(self._conditions, {"t": t, "y": y}, "modulations")

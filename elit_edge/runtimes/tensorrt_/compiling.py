@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 
-from elit_edge.bundle_files import ENGINE_FOLDER, BundleFiles, file_entry, revised, write_manifest
+from elit_edge.adding import adding, alone
+from elit_edge.bundle_files import ENGINE_FOLDER, BundleFiles, file_entry, write_manifest
 from elit_edge.errors import BundleError, RequestError, RuntimeUnavailable
 from elit_edge.files import cache_folder
 from elit_edge.manifest import Engine, Manifest, Precision, Role
@@ -28,8 +26,6 @@ AHEAD = ("8.0", "8.6", "8.9", "12.0", "12.1")
 """What TensorRT for RTX compiles for where nothing is said: Ampere and later."""
 UNABLE = ("7.5",)
 """There it has no float32 products, and every precision holds some."""
-LOCK_S = 900.0
-"""A process waits so long for another that compiles the same bundle."""
 
 Report = Callable[[str, float], None]
 """Told the stage and the share of it that is done, 0..1."""
@@ -94,28 +90,26 @@ def compile_bundle(
         raise RuntimeUnavailable(f"{library.title} is not installed: {state.reason}; {state.remedy}")
     gpu, capabilities = _aims(library, compute_capabilities, timing_cache)
     chosen = chosen_precision(files.manifest, precision)
-    with _alone(files.folder.resolve()):
-        current = _as_it_is_now(files)
-        with _writing(current.folder), revised(current) as stage:
-            (stage / ENGINE_FOLDER).mkdir(exist_ok=True)
-            made = build_pair(
-                current, library, chosen, form, gpu, capabilities, timing_cache=timing_cache, report=report,
-                cancelled=cancelled,
-            )  # fmt: skip
-            for engine, data in made.values():
-                (stage / engine.path).unlink(missing_ok=True)
-                (stage / engine.path).write_bytes(data)
-            others = [
-                engine
-                for engine in current.manifest.engines
-                if (engine.library, engine.precision) != (library.name, chosen)
-            ]
-            engines = (*others, *(engine for engine, _ in made.values()))
-            report("seal", 0)
-            fresh = {engine.path: file_entry(stage / engine.path) for engine, _ in made.values()}
-            entries = dict(sorted({**current.manifest.files, **fresh}.items()))
-            manifest = msgspec.structs.replace(current.manifest, engines=engines, files=entries)
-            write_manifest(stage, manifest)
+    with adding(files) as (current, stage):
+        (stage / ENGINE_FOLDER).mkdir(exist_ok=True)
+        made = build_pair(
+            current, library, chosen, form, gpu, capabilities, timing_cache=timing_cache, report=report,
+            cancelled=cancelled,
+        )  # fmt: skip
+        for engine, data in made.values():
+            (stage / engine.path).unlink(missing_ok=True)
+            (stage / engine.path).write_bytes(data)
+        others = [
+            engine
+            for engine in current.manifest.engines
+            if (engine.library, engine.precision) != (library.name, chosen)
+        ]
+        engines = (*others, *(engine for engine, _ in made.values()))
+        report("seal", 0)
+        fresh = {engine.path: file_entry(stage / engine.path) for engine, _ in made.values()}
+        entries = dict(sorted({**current.manifest.files, **fresh}.items()))
+        manifest = msgspec.structs.replace(current.manifest, engines=engines, files=entries)
+        write_manifest(stage, manifest)
     return manifest
 
 
@@ -133,7 +127,7 @@ def rebuild(files: BundleFiles, library: Library, precision: Precision, report: 
     if not own or not faults:
         return fitting(files, precision, at)
     _, capabilities = _aims(library, (gpu.compute_capability,) if library.ahead_of_time else (), None)
-    with _alone(cache_folder("engines")):
+    with alone(cache_folder("engines")):
         try:
             return fitting(files, precision, at)  # another process may have compiled while this one waited
         except BundleError:
@@ -208,52 +202,3 @@ def _aims(library: Library, asked: tuple[str, ...], timing_cache: Path | None) -
                 f"it does for: {there_are}. Orin (8.7) and data-centre GPUs take --target tensorrt"
             )
     return None, tuple(dict.fromkeys(capabilities))
-
-
-def _as_it_is_now(files: BundleFiles) -> BundleFiles:
-    """Another process may have compiled while this one waited; then every digest is checked anew."""
-    folder = files.folder.resolve()
-    if BundleFiles.checked_before(folder).manifest == files.manifest:
-        return BundleFiles(folder, files.manifest)
-    return BundleFiles.open(folder)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Raises:
-    BundleError: the disk is full, or the place cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise BundleError(
-            f"cannot write engines to {folder}: {error.strerror or error}; the bundle is as it was"
-        ) from error
-
-
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """No other process compiles for the same place at the same time.
-
-    Raises:
-        BundleError: another one has been at it for too long, or the cache, which holds the lock, cannot be written.
-    """
-    name = hashlib.sha256(str(place).encode()).hexdigest()[:16]
-    folder = cache_folder("locks")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock", timeout=LOCK_S)
-        lock.acquire()
-    except Timeout as error:
-        raise BundleError(
-            f"another process has been compiling for {place} for {LOCK_S:.0f} s; wait for it, or end it"
-        ) from error
-    except OSError as error:
-        raise BundleError(
-            f"the cache {folder} cannot be written ({error.strerror or error}), and one build at a time is kept there; "
-            "set XDG_CACHE_HOME to a folder that can be"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -6,12 +6,14 @@ import datetime as dt
 from collections.abc import Callable
 from contextlib import closing
 
+import msgspec
+
 from elit_edge.bench.asking import ask
 from elit_edge.bench.context import context_of, identity_of
 from elit_edge.bench.figures import sustained_of
 from elit_edge.bench.report import Bin, Candidate, Report, Sustained, context_digest
 from elit_edge.bench.rows import Rows
-from elit_edge.bench.worker import Binned, Share, Task, Warm
+from elit_edge.bench.worker import Binned, Placed, Share, Task, Warm
 from elit_edge.bundle import Bundle
 from elit_edge.costs import Profile
 from elit_edge.device import probe
@@ -112,6 +114,7 @@ class _Run:
     def warm(self, profile: Profile, window_s: float, rows: Rows) -> None:
         """One candidate; one that fails is lost, and why."""
         title = f"{profile.runtime} {profile.precision}"
+        measured = len(self.candidates)
         self._progress(title, 0)
         try:
             with closing(ask(self._task(profile.runtime, profile.precision, window_s))) as words:
@@ -120,8 +123,13 @@ class _Run:
                         self._progress(title, word.done)
                     elif isinstance(word, Warm):
                         self.candidates.append(rows.candidate(profile, word))
+                    elif isinstance(word, Placed):
+                        self.candidates[-1] = msgspec.structs.replace(self.candidates[-1], placement=word.parts)
         except WorkerFailed as failure:
             self._say(f"{title}: {failure}")
+            if len(self.candidates) > measured:
+                self.notes.append(f"where {title} is computed is not known: {failure}")
+                return
             self.lost.append(PassedOver(runtime=profile.runtime, precision=profile.precision, reason=str(failure)))
 
     def sustained(self, seconds: float) -> None:

@@ -43,6 +43,7 @@ def page(report: Report) -> str:
         sustained_facts=list(sheets.sustained_facts(run)) if run else [],
         bins=sheets.bins(run) if run else None,
         memory=_figure(plots.memory(report), report, "Peak memory", "The most that each process held, in MB."),
+        placements=[sheets.placement(each) for each in report.candidates if each.placement],
         lost=sheets.lost(report.lost) if report.lost else None,
         context=list(sheets.context(report)),
     )  # fmt: skip

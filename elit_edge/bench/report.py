@@ -16,6 +16,7 @@ from elit_edge.device.facts import Frequency, ThermalZone
 from elit_edge.errors import RequestError
 from elit_edge.model_config import Digest, Positive
 from elit_edge.profiling.choosing import PassedOver
+from elit_edge.runtimes.contract import Placement
 from elit_edge.sampling import GuidanceKind
 
 SCHEMA_VERSION = 1
@@ -96,6 +97,8 @@ class Candidate(_Struct, frozen=True, kw_only=True):
     """The most resident memory that its process held."""
     front: tuple[PlanPoint, ...] | None
     """Best plans from the tightest deadline to the loosest; null without a measured quality table."""
+    placement: tuple[Placement, ...] | None = None
+    """Which unit of the device its library means to compute what on; null where it does not say."""
 
     @property
     def title(self) -> str:

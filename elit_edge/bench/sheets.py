@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from elit_edge.bench.report import Candidate, Report, Sustained
 from elit_edge.pages.tables import NONE, Sheet, figure
 from elit_edge.profiling.choosing import PassedOver
+from elit_edge.runtimes.contract import Placement, UnitShare
 
 SHOWN_BINS = 12
 
@@ -100,6 +101,31 @@ def front(candidate: Candidate) -> Sheet:
     return Sheet(
         f"{candidate.title}: best plans for one picture", ("ms", "distance", "steps", "latents", "guidance"), rows
     )
+
+
+def placement(candidate: Candidate) -> Sheet:
+    """Operators, and share of the cost that the library expects, by unit; one line a part."""
+    parts = candidate.placement or ()
+    units = list(dict.fromkeys(share.unit for part in parts for share in part.units))
+    rows = []
+    for part in parts:
+        shares = {share.unit: share for share in part.units}
+        cells = [_share(shares[unit]) if unit in shares else "0" for unit in units]
+        rows.append((_part(part), *cells, str(part.undecided)))
+    return Sheet(
+        f"{candidate.title}: operators by the unit that its library prefers, and share of the cost it expects",
+        ("part", *units, "no unit named"),
+        tuple(rows),
+    )
+
+
+def _part(part: Placement) -> str:
+    latents = "" if part.latents is None else f", latents {part.latents}"
+    return f"{part.role}{latents}{'' if part.batch is None else f', batch {part.batch}'}"
+
+
+def _share(share: UnitShare) -> str:
+    return str(share.operators) if share.cost is None else f"{share.operators} ({percent(share.cost)})"
 
 
 def bins(run: Sustained) -> Sheet:

@@ -26,7 +26,7 @@ from elit_edge.device.pressure import pressure
 from elit_edge.device.thermal import read_frequencies, read_thermal
 from elit_edge.device.tree import Tree
 from elit_edge.profiling.measuring import Work, peak_bytes
-from elit_edge.runtimes.contract import Session
+from elit_edge.runtimes.contract import Placement, Session
 from elit_edge.runtimes.registry import choose
 
 SEED = 20260312
@@ -75,13 +75,19 @@ class Warm(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     peak_bytes: int | None
 
 
+class Placed(msgspec.Struct, frozen=True, tag=True):
+    """Where the candidate before this is computed, by its library's own plan."""
+
+    parts: tuple[Placement, ...]
+
+
 class Binned(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """One more bin of a sustained run."""
 
     bin: Bin
 
 
-Word = Share | Warm | Binned
+Word = Share | Warm | Placed | Binned
 
 
 class Passing:
@@ -182,6 +188,8 @@ def work(task: Task, tell: Callable[[Word], None]) -> None:
             return
         passes = warm(passing, budgets, task.seconds, tell)
         tell(Warm(open_ms=(opened - begun) * 1e3, first_ms=first_ms, passes=passes, peak_bytes=peak_bytes()))
+        if parts := session.placement():  # after all that is measured: it costs time and memory
+            tell(Placed(parts))
 
 
 def main(task: str) -> None:

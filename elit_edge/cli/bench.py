@@ -154,6 +154,7 @@ def _print(report: Report) -> None:
     for warning in sheets.warnings(report):
         console.print(Text(warning, style="yellow"))
     shown = [sheets.glance(report), *(sheets.budgets(each, report).without(*WIDE) for each in report.candidates)]
+    shown += [sheets.placement(each) for each in report.candidates if each.placement]
     if report.sustained is not None:
         shown.append(sheets.bins(report.sustained))
     if report.lost:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +19,7 @@ from elit_edge.bundle_files import BundleFiles
 from elit_edge.costs import Profile
 from elit_edge.errors import RequestError
 from elit_edge.manifest import Manifest
+from elit_edge.model_config import Count, Positive
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -59,6 +61,30 @@ def _distributions() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
+class UnitShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one unit of a device is meant to do."""
+
+    unit: str
+    """"Neural Engine", "GPU", "CPU"."""
+    operators: Positive
+    cost: float | None
+    """Share of the expected cost, 0..1; None where the library expects none."""
+
+
+class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a library means to compute one part of a bundle, as it says itself; it is a plan, no measurement."""
+
+    role: Literal["condition", "velocity"]
+    latents: Positive | None
+    """None: of a condition, or of every budget."""
+    batch: Positive | None
+    """None: of every batch."""
+    units: tuple[UnitShare, ...]
+    """The busiest first."""
+    undecided: Count
+    """Operators for which it names no unit."""
+
+
 class Session(ABC):
     """One bundle, ready to compute at any budget. A context manager; not for use by two threads at once.
 
@@ -86,6 +112,14 @@ class Session(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what the session holds; closing twice is no error."""
+
+    def placement(self) -> tuple[Placement, ...]:
+        """Where the library means to compute what; empty where it does not say. May take as long as opening did.
+
+        Raises:
+            ElitEdgeError: it should say, and fails.
+        """
+        return ()
 
     def velocity(self, x: npt.ArrayLike, t: npt.ArrayLike, y: npt.ArrayLike, latents: int) -> FloatArray:
         """The velocity of a batch: dx/dt at x [B, C, S, S], t [B] in [0, 1], y [B], latents kept a group 1..P.

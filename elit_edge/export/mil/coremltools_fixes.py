@@ -1,7 +1,8 @@
 """Faults of coremltools 9.0 under newer numpy, mended in place; nothing is touched where they cannot occur.
 
 From 2.4 on numpy turns neither an array of one number into Python's int, nor its own bool into Python's. Two places
-rely on it: constants that the torch frontend casts ("int" of a shape), and reductions of constants.
+rely on it: constants that the torch frontend casts ("int" of a shape), and reductions of constants in a program that
+was read from a file.
 """
 
 from __future__ import annotations

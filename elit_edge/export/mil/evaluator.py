@@ -163,6 +163,8 @@ class MilFunction:
             return bind(operation, slot_of, self._setting)
         except PackageError as error:
             raise PackageError(f"{self.package.path}, function {self.name}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise PackageError(f"{self._place(operation)} has a setting of another type: {error}") from error
 
     def _setting(self, name: str) -> Any:
         if name not in self._constants:
@@ -202,6 +204,10 @@ class MilFunction:
         """The same for the same bytes, taken through the same operators in the same mode, in whichever function."""
         if name in self._constants:
             return self._constants[name].key
+        if name not in self._expressions:
+            raise PackageError(
+                f"{self.package.path}, function {self.name}: {name!r} stands where a constant has to, and is computed"
+            )
         operation = self._expressions[name]
         arguments = sorted(operation.arguments.items())
         return (operation.type, self.mode, *((parameter, *map(self._key, names)) for parameter, names in arguments))

@@ -17,6 +17,7 @@ import numpy as np
 from elit_edge.errors import PackageError
 from elit_edge.export.mil.element_types import ELEMENT_TYPES, ElementType
 from elit_edge.export.mil.library import coremltools
+from elit_edge.export.mil.package_folder import DAMAGED
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class _Reader:
     def program(self) -> Program:
         function = self._function
         if function.opset not in function.block_specializations:
-            raise PackageError(f"function {self._name} has no body for its opset {function.opset!r}")
+            raise PackageError(f"function {self._name} has no body for its opset {function.opset!r}; {DAMAGED}")
         block = function.block_specializations[function.opset]
         inputs = tuple(_value_spec(value.name, value.type) for value in function.inputs)
         for spec in inputs:
@@ -116,7 +117,7 @@ class _Reader:
             self._take(operation, f"{operation.type}_{number}")
         missing = [output for output in block.outputs if output not in self._values]
         if missing:
-            raise PackageError(f"function {self._name} gives {missing[0]!r}, which nothing in it computes")
+            raise PackageError(f"function {self._name} gives {missing[0]!r}, which nothing in it computes; {DAMAGED}")
         outputs = tuple(self._values[output] for output in block.outputs)
         return Program(self._name, function.opset, inputs, outputs, self._constants, tuple(self._operations))
 
@@ -128,6 +129,8 @@ class _Reader:
         if operation.type == "const":
             (output,) = outputs
             constant = attributes["val"]
+            if (constant.spec.element, constant.spec.shape) != (output.element, output.shape):
+                raise PackageError(f"constant {output.name!r} is declared as another type than it has; {DAMAGED}")
             self._constants[output.name] = Constant(output, constant.file, constant.offset, constant.immediate)
         else:
             arguments = {
@@ -150,13 +153,15 @@ class _Reader:
             else:
                 name = binding.name
                 if name not in self._values:
-                    raise PackageError(f"function {self._name}: {place} takes {name!r}, which is not computed before")
+                    raise PackageError(
+                        f"function {self._name}: {place} takes {name!r}, which is not computed before; {DAMAGED}"
+                    )
             names.append(name)
         return tuple(names)
 
     def _declare(self, spec: ValueSpec) -> None:
         if spec.name in self._values:
-            raise PackageError(f"function {self._name} names two values {spec.name!r}")
+            raise PackageError(f"function {self._name} names two values {spec.name!r}; {DAMAGED}")
         self._values[spec.name] = spec
 
 
@@ -177,7 +182,9 @@ def _value_spec(name: str, value_type: Any) -> ValueSpec:
     if data_type not in ELEMENT_TYPES:
         raise PackageError(f"value {name!r} is of type {data_type}; elit-edge knows {', '.join(ELEMENT_TYPES)}")
     if tensor.rank != len(tensor.dimensions):
-        raise PackageError(f"value {name!r} is of rank {tensor.rank} and has {len(tensor.dimensions)} dimensions")
+        raise PackageError(
+            f"value {name!r} is of rank {tensor.rank} and has {len(tensor.dimensions)} dimensions; {DAMAGED}"
+        )
     shape = tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in tensor.dimensions)
     return ValueSpec(name, ELEMENT_TYPES[data_type], shape)
 

@@ -105,7 +105,7 @@ class MilPackage:
                 program = read_program(function, self._functions[function])
                 self._check_description(program)
             except PackageError as error:
-                raise PackageError(f"{self.path}: {error}; {DAMAGED}") from error
+                raise PackageError(f"{self.path}: {error}") from error
             except MALFORMED as error:
                 raise PackageError(f"{self.path}: function {function} cannot be read ({error}); {DAMAGED}") from error
             self._programs[function] = program
@@ -181,11 +181,14 @@ class MilPackage:
             told = {feature.name: self._told(feature) for feature in features}
             meant = {spec.name: (spec.element.name, spec.shape) for spec in specs}
             if set(told) != set(meant):
-                raise PackageError(f"function {program.name} has {_words(meant)}, its description {_words(told)}")
+                raise PackageError(
+                    f"function {program.name} has {_words(meant)}, its description {_words(told)}; {DAMAGED}"
+                )
             for name, (element, shape) in meant.items():
                 if None not in shape and told[name] not in (None, (element, shape)):
                     raise PackageError(
-                        f"{name!r} of function {program.name} is {(element, shape)}, its description says {told[name]}"
+                        f"{name!r} of function {program.name} is {(element, shape)}, "
+                        f"its description says {told[name]}; {DAMAGED}"
                     )
 
     @staticmethod

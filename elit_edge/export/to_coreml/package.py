@@ -172,6 +172,7 @@ def _save(emission: Emission, path: Path, functions: dict[str, Any], default: st
     else:
         ((_, function),) = functions.items()
         program.add_function(ALONE, function)
+    program.skip_all_passes = True
     with redirect_stderr(io.StringIO()):  # it draws bars of its own over ours
         model = ct.convert(
             program,

@@ -1,75 +1,79 @@
-"""Packages on a Mac: compiled once into the user's cache, opened a function at a time."""
+"""Functions of compiled packages, opened on the units that they are meant for."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError
-from elit_edge.files import cache_folder
 from elit_edge.manifest import CoreMlFunction, CoreMlModel
+from elit_edge.runtimes.coreml_.compiled import CompiledPackage, compiled
+from elit_edge.runtimes.coreml_.library import coremltools
 from elit_edge.runtimes.coreml_.session import Predict
 
-COMPILED = ".mlmodelc"
+UNITS = {"ane": "CPU_AND_NE", "gpu": "CPU_AND_GPU"}
+"""Of a layout's velocities, by coremltools' names; conditions are small and stay on the CPU."""
 
 
 class Loader:
-    """Opens the functions of one set of packages; conditions on the CPU, velocities where their layout belongs."""
+    """Opens the functions of one set of packages, which are compiled when this is made."""
 
-    def __init__(self, files: BundleFiles, model: CoreMlModel) -> None:
-        self._files, self._model = files, model
+    def __init__(self, files: BundleFiles, model: CoreMlModel, report: Callable[[str], None] = lambda _: None) -> None:
+        """Raises:
+        BundleError: Core ML refuses a package, or the cache cannot be written.
+        """
+        self.model = model
+        names = dict.fromkeys(function.package for function in model.functions)
+        self.packages: dict[str, CompiledPackage] = {name: compiled(files, name, report) for name in names}
 
     def __call__(self, function: CoreMlFunction) -> Predict:
         """Raises:
-        BundleError: Core ML refuses the package.
+        BundleError: Core ML refuses the function.
         """
-        import coremltools
-
-        units = coremltools.ComputeUnit
-        unit = {"ane": units.CPU_AND_NE, "gpu": units.CPU_AND_GPU}[self._model.layout]
-        compiled = self.compiled(function)
+        place = f"{function.package}{f', function {function.name}' if function.name else ''}"
         try:
-            opened = coremltools.models.CompiledMLModel(
-                str(compiled), units.CPU_ONLY if function.role == "condition" else unit, function_name=function.name
+            opened = coremltools().models.CompiledMLModel(
+                str(self.packages[function.package].model), self.units(function), function_name=function.name
             )
         except Exception as error:  # Core ML's errors have no class of their own
             raise BundleError(
-                f"Core ML does not open {function.package}{f', function {function.name}' if function.name else ''}: "
-                f"{error}; it needs iOS {self._model.ios}'s macOS or later"
+                f"Core ML does not open {place}: {error}; elit-edge compile BUNDLE --target coreml makes it again"
             ) from error
 
         def predict(feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:
-            found: dict[str, npt.NDArray[Any]] = opened.predict(dict(feeds))
-            return {name: np.asarray(value) for name, value in found.items()}
+            try:
+                found: dict[str, npt.NDArray[Any]] = opened.predict(dict(feeds))
+            except Exception as error:  # as above
+                raise BundleError(f"Core ML does not compute {place}: {error}") from error
+            return found
 
         return predict
 
-    def compiled(self, function: CoreMlFunction) -> Path:
-        """The package as Core ML has compiled it, on this machine, once.
+    def units(self, function: CoreMlFunction) -> Any:
+        """Where Core ML may compute a function."""
+        name = "CPU_ONLY" if function.role == "condition" else UNITS[self.model.layout]
+        return coremltools().ComputeUnit[name]
+
+    def settle(self, report: Callable[[str], None]) -> None:
+        """Compute each function once, where that was not done before: what Core ML makes of a function for a device,
+        for the Neural Engine above all, it makes at its first use, and keeps.
 
         Raises:
-            BundleError: Core ML refuses to compile it.
+            BundleError: Core ML refuses one.
         """
-        import coremltools
+        for name, package in self.packages.items():
+            if package.is_settled:
+                continue
+            functions = [function for function in self.model.functions if function.package == name]
+            report(f"preparing {name} for this Mac: {len(functions)} functions (once)")
+            for function in functions:
+                self(function)({spec.name: np.zeros(_shape(spec.shape), spec.dtype) for spec in function.inputs})
+            package.settled()
 
-        package = self._files.path(function.package)
-        folder = cache_folder("coreml")
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{self._files.digest[:32]}-{function.package.replace('/', '-')}{COMPILED}"
-        with FileLock(f"{target}.lock"):
-            if not target.exists():
-                part = target.with_suffix(f".part{COMPILED}")
-                shutil.rmtree(part, ignore_errors=True)
-                try:
-                    coremltools.utils.compile_model(str(package), str(part))
-                except Exception as error:  # as above
-                    raise BundleError(f"Core ML does not compile {function.package}: {error}") from error
-                part.replace(target)
-        return target
+
+def _shape(declared: tuple[int | str, ...]) -> tuple[int, ...]:
+    return tuple(int(size) for size in declared)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from elit_edge.errors import BundleError
 from elit_edge.manifest import CoreMlFunction, Manifest, TensorSpec
-from elit_edge.runtimes.contract import FloatArray, IntArray, Session
+from elit_edge.runtimes.contract import FloatArray, IntArray, Placement, Session
 
 Predict = Callable[[Mapping[str, npt.NDArray[Any]]], Mapping[str, npt.NDArray[Any]]]
 """Inputs by name, as declared -> outputs by name."""
@@ -23,9 +23,16 @@ class CoreMlSession(Session):
     """
 
     def __init__(
-        self, manifest: Manifest, functions: Sequence[CoreMlFunction], runtime: str, precision: str, load: Load
+        self,
+        manifest: Manifest,
+        functions: Sequence[CoreMlFunction],
+        runtime: str,
+        precision: str,
+        load: Load,
+        placement: Callable[[], tuple[Placement, ...]] = tuple,
     ) -> None:
         super().__init__(manifest, runtime, precision)
+        self._placement = placement
         self._load, self._loaded = load, dict[CoreMlFunction, Predict]()
         self._conditions = [function for function in functions if function.role == "condition"]
         self._velocities = [function for function in functions if function.role == "velocity"]
@@ -43,6 +50,9 @@ class CoreMlSession(Session):
                 f"{', '.join(map(str, known))}. elit-edge compile --budgets makes others"
             )
         return self._in_batches(able, {"x": x, "modulations": modulations}, "velocity")
+
+    def placement(self) -> tuple[Placement, ...]:
+        return self._placement()
 
     def close(self) -> None:
         self._loaded.clear()

@@ -38,7 +38,7 @@ public struct DeadlineRun: Sendable {
     ///   - begun: when its time began, in seconds of `clock`.
     ///   - deadlineMs: milliseconds from `begun`; nil only beside a plan, whose bound is then the deadline.
     ///   - plan: in place of one made here.
-    ///   - guidance: that the user insists on.
+    ///   - guidance: that the user insists on; no guidance at all is `GuidanceKind.none`, for `.none` alone is nil.
     ///   - pressure: asked once a second what the device should carry.
     ///   - clock: seconds, monotonic.
     /// - Throws: `ElitEdgeError.request` where the deadline is no time or missing, or the plan is of another model;
@@ -83,13 +83,20 @@ public struct DeadlineRun: Sendable {
     /// Steps still to come, as planned now.
     public var stepsLeft: Int { governor?.stepsLeft ?? plan.steps - given }
 
+    /// The budget of the next step, as planned now; nil after the last.
+    public var nextLatents: Int? {
+        if let governor { return governor.nextLatents }
+        return given < plan.steps ? plan.latents[given] : nil
+    }
+
     /// Hand the run to the governor. Call just before the first step.
     ///
     /// - Parameter times: of the plan, [steps + 1], from 1 down to 0.
     /// - Throws: `ElitEdgeError.request` where their number is not the plan's.
     public mutating func begin(times: [Double]) throws {
         guard times.count == plan.steps + 1 else {
-            throw ElitEdgeError.request("\(times.count) times for a plan of \(plan.steps) steps; give one more than steps")
+            throw ElitEdgeError.request(
+                "\(times.count) times for a plan of \(plan.steps) steps; give one more than steps")
         }
         grid = times
         guard let deadlineMs else { return }

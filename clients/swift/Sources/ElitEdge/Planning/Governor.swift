@@ -1,10 +1,11 @@
 /// After every step it holds the clock against the plan, and plans again what is left.
 ///
-/// `next` gives the moves. Behind time, budgets fall, then the weak budget of the guidance, then the number of steps, as
-/// far as the quality table says that this loses least; with time to spare they rise again. When not even the cheapest
-/// step would end in time, the run lands: the finished sample that the last step predicted is the result.
+/// `next` gives the moves. Behind time, budgets fall, then the weak budget of the guidance, then the number of steps,
+/// as far as the quality table says that this loses least; with time to spare they rise again. When not even the
+/// cheapest step would end in time, the run lands: the finished sample that the last step predicted is the result.
 struct Governor: Sendable {
-    /// How much one step's time moves the estimate of the machine's speed: quick to see it slow down, slower to trust it.
+    /// How much one step's time moves the estimate of the machine's speed: quick to see it slow down, slower to trust
+    /// it.
     private static let slowerShare = 0.5
     private static let fasterShare = 0.25
     /// What one step may teach: a single stall is no reason to take the machine for a slow one.
@@ -115,6 +116,9 @@ struct Governor: Sendable {
 
     /// Steps still to come, as planned now.
     var stepsLeft: Int { way.path.count }
+
+    /// The budget of the next step, as planned now.
+    var nextLatents: Int? { way.latents.first }
 
     /// The next step; nil at the end of the grid, or where no further step would end in time.
     mutating func next() -> Move? {

@@ -37,7 +37,7 @@ public enum Pressure: Sendable {
             @unknown default: thermal = (.hot, "a thermal state that this version does not know")
             }
             let saving = process.isLowPowerModeEnabled
-            return share(of: [thermal, (saving ? .warm : .none, "low-power mode")])
+            return Pressure.share(of: [thermal, (saving ? .warm : .none, "low-power mode")])
         }
     }
 #endif

@@ -54,8 +54,8 @@ public struct Profile: Codable, Sendable, Equatable {
         }
         if let unknown = points.first(where: { (flops[$0.latents] ?? 0) <= 0 }) {
             throw ElitEdgeError.request(
-                "the profile of \(runtime) \(precision) has passes of \(unknown.latents) latents, which the bundle does "
-                    + "not; measure it on this bundle")
+                "the profile of \(runtime) \(precision) has passes of \(unknown.latents) latents, which the bundle "
+                    + "does not; measure it on this bundle")
         }
     }
 }

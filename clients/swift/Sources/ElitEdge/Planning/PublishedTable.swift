@@ -14,7 +14,9 @@ extension QualityTable {
     /// What stands in for a bundle's own table until it is measured: the paper's figures, as squared distances.
     ///
     /// They order plans by the paper's model; as distances of this bundle's pictures they mean nothing.
-    public static func published(latentsPerGroup: Int, guidance: GuidanceKind, weakLatents: Int, scale: Double) -> Self {
+    public static func published(
+        latentsPerGroup: Int, guidance: GuidanceKind, weakLatents: Int, scale: Double
+    ) -> QualityTable {
         func cell(_ steps: Int, _ latents: Int, _ distance: Double) -> Cell {
             Cell(
                 steps: steps, latents: latents, guidance: guidance, weakLatents: weakLatents, distance: distance,

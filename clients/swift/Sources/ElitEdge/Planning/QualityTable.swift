@@ -62,15 +62,13 @@ extension QualityTable {
 
     /// - Throws: `ElitEdgeError.bundle` where a value is outside of what the format allows.
     func check() throws {
-        let sound =
-            !cells.isEmpty
-            && (cells + [reference]).allSatisfy {
-                $0.steps > 0 && $0.latents > 0 && $0.weakLatents > 0 && $0.distance >= 0 && $0.distance < .infinity
-            }
-            && bands.allSatisfy {
-                $0.steps > 0 && $0.latents > 0 && 0 <= $0.end && $0.end < $0.start && $0.start <= 1 && $0.distance >= 0
-            }
-        guard sound else {
+        let all = cells + [reference]
+        let counts = all.flatMap { [$0.steps, $0.latents, $0.weakLatents] } + bands.flatMap { [$0.steps, $0.latents] }
+        let distances = all.map(\.distance) + bands.map(\.distance)
+        guard !cells.isEmpty, counts.allSatisfy((1...65536).contains),  // more is damage
+            distances.allSatisfy({ $0 >= 0 && $0 < .infinity }),
+            bands.allSatisfy({ 0 <= $0.end && $0.end < $0.start && $0.start <= 1 })
+        else {
             throw ElitEdgeError.bundle(
                 "the quality table has no cells, or values out of range; write it again: elit-edge evaluate BUNDLE")
         }

@@ -6,10 +6,12 @@ extension Planner {
     /// - Parameter plans: the cheapest of each runtime, guidance and number of steps; at least one.
     func refusal(of wish: Wish, _ plans: [Plan]) -> PlanError {
         if wish.joules != nil, plans.allSatisfy({ $0.joules == nil }) {
-            return .plan("an energy bound needs a power sensor, and no profile here has one; leave the bound", nearest: nil)
+            return .plan(
+                "an energy bound needs a power sensor, and no profile here has one; leave the bound", nearest: nil)
         }
         if wish.memoryBytes != nil, plans.allSatisfy({ $0.memoryBytes == nil }) {
-            return .plan("a memory bound needs measured memory, and no profile here has any; leave the bound", nearest: nil)
+            return .plan(
+                "a memory bound needs measured memory, and no profile here has any; leave the bound", nearest: nil)
         }
         let memoryBound = wish.memoryBytes.map(Double.init)
         let small = plans.filter { Self.isWithin($0.memoryBytes.map(Double.init), memoryBound) }
@@ -28,8 +30,8 @@ extension Planner {
         let nearest = plans.min { key($0) < key($1) }
         let megabytes = (Double(nearest?.memoryBytes ?? 0) / 1e6).rounded(.up)
         return .plan(
-            "no plan holds within \(fixed(Double(wish.memoryBytes ?? 0) / 1e6, digits: 0)) MB for \(wish.batch) pictures "
-                + "at once; the nearest needs \(fixed(megabytes, digits: 0)) MB: \(words(nearest))",
+            "no plan holds within \(fixed(Double(wish.memoryBytes ?? 0) / 1e6, digits: 0)) MB for \(wish.batch) "
+                + "pictures at once; the nearest needs \(fixed(megabytes, digits: 0)) MB: \(words(nearest))",
             nearest: nearest)
     }
 

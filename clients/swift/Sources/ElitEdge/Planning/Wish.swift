@@ -6,7 +6,7 @@ public struct Wish: Sendable, Equatable {
     public var deadlineMs: Double?
     public var memoryBytes: Int?
     public var joules: Double?
-    /// Guidance that the user insists on.
+    /// Guidance that the user insists on; no guidance at all is `GuidanceKind.none`, for `.none` alone is nil.
     public var guidance: GuidanceKind?
     /// Share of the full budget's FLOPs that a step may take, under thermal or battery pressure.
     public var cap: Double

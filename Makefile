@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --find-links "$(TORCH_WHEELS)" "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[export,openvino,report,device,tensorrt,tensorrt-rtx]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[export,openvino,report,device,tensorrt,tensorrt-rtx,coreml]"
 	$(BIN)/python -m pip install --quiet --no-deps "tensorrt-stubs==10.13.0.35.1"
 	$(BIN)/python tools/mend_tensorrt_stubs.py
 	@touch $(READY)
@@ -38,7 +38,7 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "== tests"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	@echo "== lint, format, types, import directions"
@@ -54,6 +54,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/coreml.py
 
 test-arm64: $(READY)
 	@echo "== ARM: the wheel under qemu (the first time makes a Debian root: minutes)"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from elit_edge.bundle_files import PACKAGE_INDEX
 from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml.ane import AneLayout
 from elit_edge.export.to_coreml.condition import write_condition
@@ -28,6 +31,9 @@ CONDITION_ROWS = 16
 ALONE = "main"
 """What Core ML calls the function of a package that holds no other."""
 SUFFIX = ".mlpackage"
+MODEL = "Data/com.apple.CoreML/model.mlmodel"
+DATE = "com.github.apple.coremltools.conversion_date"
+RANDOM_NAME = re.compile(r"[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}")
 
 Report = Callable[[float], None]
 
@@ -161,7 +167,7 @@ def _target(recipe: Recipe) -> Any:
 
 
 def _save(emission: Emission, path: Path, functions: dict[str, Any], default: str) -> None:
-    """Write one package. No pass rewrites the graph: it is saved as it was written."""
+    """Write one package. No pass rewrites the graph: it is saved as it was written, the same for the same inputs."""
     ct = coremltools()
     program = ct.converters.mil.mil.Program()
     if emission.recipe.multifunction:
@@ -190,3 +196,16 @@ def _save(emission: Emission, path: Path, functions: dict[str, Any], default: st
         else:
             model.user_defined_metadata[name] = value
     model.save(str(path))
+    _undate(path)
+
+
+def _undate(path: Path) -> None:
+    """Take out of a package what differs from one writing to the next: a date, and names drawn at random."""
+    spec = coremltools().utils.load_spec(str(path))
+    del spec.description.metadata.userDefined[DATE]
+    (path / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
+    index = path / PACKAGE_INDEX
+    text = index.read_text()
+    for number, name in enumerate(sorted(set(RANDOM_NAME.findall(text)), key=text.index)):
+        text = text.replace(name, str(uuid.uuid5(uuid.NAMESPACE_URL, f"elit-edge/{number}")).upper())
+    index.write_text(text)

@@ -6,21 +6,27 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from coreml_packages import add_packages
 
 from elit_edge import Bundle
 from elit_edge.errors import BudgetError, BundleError, RequestError
 from elit_edge.runtimes.contract import Missing, Ready, Session
+from elit_edge.runtimes.coreml_ import system
 from elit_edge.runtimes.registry import all_runtimes
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 0.02, "bf16": 0.1}
 """From the authors' velocities, of 4 at most, and between two ways to compute the same numbers. In bf16 PyTorch's
 autocast is off by 0.024 on this model; the bar leaves room for kernels that round elsewhere."""
 BUDGETS = range(1, 17)
+LAYOUTS = ("ane", "gpu")
+"""Of Core ML packages: on a Mac the bundle gets some of each."""
 
 
 def runtimes_and_precisions():
     """Every pair to test. The tiny bundle is made after tests are collected: a stand-in says what it holds."""
-    to_come = SimpleNamespace(precisions=("fp32",), engines=())
+    same = SimpleNamespace(psnr_db=999.0)
+    packages = tuple(SimpleNamespace(layout=layout, variant="fp32", parity=same) for layout in LAYOUTS)
+    to_come = SimpleNamespace(precisions=("fp32",), engines=(), coreml=packages)
     for name, runtime in sorted(all_runtimes().items()):
         state = runtime.check()
         if isinstance(state, Missing):
@@ -32,8 +38,17 @@ def runtimes_and_precisions():
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle_path):
-    return Bundle.open(tiny_bundle_path)
+def bundle(tiny_bundle_path, tmp_path_factory):
+    """The tiny bundle; on a Mac with coremltools, with packages for this macOS."""
+    if not any(isinstance(all_runtimes()[f"coreml-{layout}"].check(), Ready) for layout in LAYOUTS):
+        return Bundle.open(tiny_bundle_path)
+    from elit_edge.export.to_coreml.recipe import Recipe
+
+    ios = max(ios for ios, least in system.MACOS.items() if (system.macos() or (least,))[0] >= least)
+    recipes = [Recipe(layout=layout, precision="fp32", ios=ios) for layout in LAYOUTS]
+    return Bundle.open(
+        add_packages(tiny_bundle_path, tmp_path_factory.mktemp("coreml") / "tiny.elit", *recipes, budgets=(*BUDGETS,))
+    )
 
 
 @pytest.fixture(scope="module", params=runtimes_and_precisions())

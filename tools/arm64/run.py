@@ -10,9 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -20,36 +18,16 @@ from debian import GLIBC_MINOR, PYTHON, is_made, make_root, run_inside
 from emulation import NotPossible, make_ready
 from handover import make_handover
 
+sys.path.append(str(Path(__file__).parents[1]))
+import steps
+
 PROJECT = Path(__file__).parents[2]
 PLACE = PROJECT / "build" / "arm64"
 ROOT, WHEELS, HANDOVER = PLACE / "root", PLACE / "wheels", PLACE / "handover"
 TESTS = PROJECT / "tests"
 SHOWN = {WHEELS: "/mnt/wheels", HANDOVER: "/mnt/handover", TESTS: "/mnt/tests"}
 SUITES = {"contract": "/mnt/tests/contract", "on_device": "/mnt/tests/arm64/test_on_device.py"}
-TAIL_LINES = 40
-
-
-class StepFailed(Exception):
-    """A step ended badly; its log says why."""
-
-
-@contextmanager
-def step(name: str) -> Iterator[IO[bytes]]:
-    """One step, its output in build/arm64/NAME.log, its wall time on the screen.
-
-    Raises:
-        StepFailed: a command of the step failed; the end of its log has been shown.
-    """
-    path = PLACE / f"{name}.log"
-    print(f"== {name}", flush=True)
-    begun = time.monotonic()
-    try:
-        with path.open("wb") as log:
-            yield log
-    except subprocess.CalledProcessError as error:
-        print(*path.read_text(errors="replace").splitlines()[-TAIL_LINES:], sep="\n")
-        raise StepFailed(f"{name} failed: exit code {error.returncode}; the whole of it is in {path}") from error
-    print(f"   {time.monotonic() - begun:.0f} s (wall), {path.relative_to(PROJECT)}", flush=True)
+step = partial(steps.step, PLACE)
 
 
 def collect_wheels(log: IO[bytes]) -> None:
@@ -115,7 +93,7 @@ def main() -> None:
                 with step(name) as log:
                     test(name, log)
                 print(*(PLACE / f"{name}.log").read_text().splitlines()[-1:], sep="\n")
-        except (NotPossible, StepFailed) as error:
+        except (NotPossible, steps.StepFailed) as error:
             sys.exit(f"make test-arm64: {error}")
     print("== done. The processor was emulated: the numbers count, the times say nothing about any device")
 

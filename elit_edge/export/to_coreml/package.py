@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr
@@ -33,7 +33,6 @@ ALONE = "main"
 SUFFIX = ".mlpackage"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 DATE = "com.github.apple.coremltools.conversion_date"
-RANDOM_NAME = re.compile(r"[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}")
 
 Report = Callable[[float], None]
 
@@ -204,8 +203,8 @@ def _undate(path: Path) -> None:
     spec = coremltools().utils.load_spec(str(path))
     del spec.description.metadata.userDefined[DATE]
     (path / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
-    index = path / PACKAGE_INDEX
-    text = index.read_text()
-    for number, name in enumerate(sorted(set(RANDOM_NAME.findall(text)), key=text.index)):
-        text = text.replace(name, str(uuid.uuid5(uuid.NAMESPACE_URL, f"elit-edge/{number}")).upper())
-    index.write_text(text)
+    index = json.loads((path / PACKAGE_INDEX).read_text())
+    names = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, item["path"])) for old, item in index["itemInfoEntries"].items()}
+    index["itemInfoEntries"] = {names[old]: item for old, item in index["itemInfoEntries"].items()}
+    index["rootModelIdentifier"] = names[index["rootModelIdentifier"]]
+    (path / PACKAGE_INDEX).write_text(json.dumps(index, indent=4, sort_keys=True))

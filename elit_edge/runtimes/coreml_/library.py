@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import logging
@@ -19,7 +18,6 @@ CORE_ML_PART = "libcoremlpython*"
 """The file of coremltools that calls Core ML; only its wheels for macOS have it."""
 
 
-@functools.cache
 def coremltools() -> Any:
     """The module. The first call takes seconds.
 

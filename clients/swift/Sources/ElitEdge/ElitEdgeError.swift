@@ -1,6 +1,7 @@
 import Foundation
 
-/// Every error that an app can act on. A message says what was asked, what was found and what to do.
+/// Errors that an app can act on; `PlanError` stands beside it, for bounds that no plan keeps. A message says what was
+/// asked, what was found and what to do.
 public enum ElitEdgeError: Error, Equatable, Sendable {
     /// A value that cannot be honoured: an unknown label, steps below one, a budget that the model does not have.
     case request(String)
@@ -8,10 +9,6 @@ public enum ElitEdgeError: Error, Equatable, Sendable {
     case bundle(String)
     /// A Core ML package that this device or this version of the system cannot open or run.
     case unavailable(String)
-    /// A bound that no plan keeps here.
-    case plan(String)
-    /// A deadline that even the fastest plan would miss.
-    case deadline(String)
     /// A sample that is no picture: not finite, or the same everywhere.
     case picture(String)
     /// A run that was ended between two steps.
@@ -20,8 +17,7 @@ public enum ElitEdgeError: Error, Equatable, Sendable {
     /// The message alone.
     public var message: String {
         switch self {
-        case .request(let text), .bundle(let text), .unavailable(let text), .plan(let text), .deadline(let text),
-            .picture(let text), .cancelled(let text):
+        case .request(let text), .bundle(let text), .unavailable(let text), .picture(let text), .cancelled(let text):
             return text
         }
     }

@@ -1,3 +1,4 @@
+import ElitEdge
 import Foundation
 import XCTest
 
@@ -14,6 +15,10 @@ enum Golden {
     static func url(_ name: String) -> URL {
         Bundle.module.resourceURL!.appendingPathComponent("Golden").appendingPathComponent(name)
     }
+
+    static func tinyManifest() throws -> Manifest {
+        try Manifest.decode(Data(contentsOf: url("tiny.elit/manifest.json")), source: "tiny.elit")
+    }
 }
 
 /// Each number of two lists is equal within a relative and absolute tolerance.
@@ -27,4 +32,31 @@ func assertClose(
         XCTFail("\(what)[\(index)]: \(a), wanted \(b)", file: file, line: line)
         return
     }
+}
+
+/// An error of this package, whose message holds each of the parts.
+func assertRefused<T>(
+    _ parts: String..., by body: () throws -> T, file: StaticString = #filePath, line: UInt = #line
+) {
+    XCTAssertThrowsError(try body(), file: file, line: line) { error in
+        let message = (error as? ElitEdgeError)?.message ?? "not of this package: \(error)"
+        for part in parts where !message.contains(part) {
+            XCTFail("\(message): says nothing of \(part)", file: file, line: line)
+        }
+    }
+}
+
+/// The error that a body throws, where XCTest has no asynchronous form.
+func refusal<T>(of body: () async throws -> T, file: StaticString = #filePath, line: UInt = #line) async
+    -> ElitEdgeError?
+{
+    do {
+        _ = try await body()
+        XCTFail("nothing was refused", file: file, line: line)
+    } catch let error as ElitEdgeError {
+        return error
+    } catch {
+        XCTFail("not of this package: \(error)", file: file, line: line)
+    }
+    return nil
 }

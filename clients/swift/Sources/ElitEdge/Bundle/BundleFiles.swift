@@ -19,8 +19,8 @@ public struct BundleFiles: Sendable {
         try open(folder) { Set($0.files.keys) }
     }
 
-    /// Opens a bundle of which the app ships the manifest and one Core ML model alone. Other files may be absent, and are
-    /// not read; what the manifest does not name is refused still.
+    /// Opens a bundle of which the app ships the manifest and one Core ML model alone. Other files may be absent, and
+    /// are not read; what the manifest does not name is refused still.
     ///
     /// - Parameter choice: the model, as `{ try $0.coreMLModel(layout: .ane) }`.
     /// - Throws: `ElitEdgeError.bundle` as `open`, for the files of that model; what `choice` throws.

@@ -6,7 +6,7 @@ enum BatchChunks {
         let batch: Int
     }
 
-    /// The calls for `count` samples, in their order: the largest batch that can be filled, padding only where none can.
+    /// The calls for `count` samples, in their order: the largest batch that they fill, padding only where none is.
     ///
     /// - Parameter batches: at least one.
     static func chunks(of count: Int, batches: [Int]) -> [Chunk] {

@@ -1,5 +1,5 @@
 /// What a watcher of a run is told after each step.
-public struct Progress: Sendable {
+public struct GenerationProgress: Sendable {
     /// Steps done, 1...steps.
     public let step: Int
     /// In all, as planned now; a deadline may change it.
@@ -42,8 +42,8 @@ public struct Generation: Sendable {
 /// - Throws: `ElitEdgeError.request`: a value that the model or the samplers do not know. `.picture`: a sample that is
 ///   not finite, or the same everywhere. `.cancelled`: the task was. What the model throws.
 public func generate(
-    _ model: some VelocityModel, labels: [Int], settings: Settings = Settings(),
-    progress: (@Sendable (Progress) async -> Void)? = nil
+    _ model: some VelocityModel, labels: [Int], settings: GenerationSettings = GenerationSettings(),
+    progress: (@Sendable (GenerationProgress) async -> Void)? = nil
 ) async throws -> Generation {
     let begun = ContinuousClock.now
     let manifest = model.manifest
@@ -51,7 +51,8 @@ public func generate(
     let budgets = try settings.budgets(manifest)
     let solver = settings.solver ?? manifest.sampler.solver
     var pace = EvenPace(budgets: budgets, weakLatents: guidance.weakLatents)
-    var run = try Run(model, labels, settings, solver: solver, steps: budgets.count, guidance: guidance, begun: begun)
+    var run = try Run(
+        model, labels, settings, solver: solver, steps: budgets.count, guidance: guidance, begun: begun)
     try await run.follow(&pace, progress)
     return try run.finished(deadline: nil)
 }
@@ -64,8 +65,9 @@ public func generate(
 ///   - settings: without what the plan decides.
 /// - Throws: as `generate` without a deadline.
 public func generate(
-    _ model: some VelocityModel, labels: [Int], deadline: inout DeadlineRun, settings: Settings = Settings(),
-    progress: (@Sendable (Progress) async -> Void)? = nil
+    _ model: some VelocityModel, labels: [Int], deadline: inout DeadlineRun,
+    settings: GenerationSettings = GenerationSettings(),
+    progress: (@Sendable (GenerationProgress) async -> Void)? = nil
 ) async throws -> Generation {
     let begun = ContinuousClock.now
     let plan = deadline.plan
@@ -79,9 +81,9 @@ public func generate(
     return try run.finished(deadline: deadline.report(taken: run.taken))
 }
 
-extension Settings {
+extension GenerationSettings {
     /// These settings with what a plan decides.
-    fileprivate func planned(_ plan: Plan) throws -> Settings {
+    fileprivate func planned(_ plan: Plan) throws -> GenerationSettings {
         let decided: [(String, Bool)] = [
             ("steps", steps != nil), ("latents", latents != nil), ("solver", solver != nil),
             ("guidance", guidance != nil), ("weakLatents", weakLatents != nil),

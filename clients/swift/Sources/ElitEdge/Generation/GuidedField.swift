@@ -53,7 +53,8 @@ struct GuidedField<Model: VelocityModel>: Field {
         let width = classes.count * model.manifest.model.modulationSize
         guard index < first || index >= first + modulations.count / width else { return }
         let begun = ContinuousClock.now
-        let window = grid[index..<min(index + ahead, grid.count - 1)]  // no solver asks for the velocity at the last time
+        // no solver asks for the velocity at the last time
+        let window = grid[index..<min(index + ahead, grid.count - 1)]
         let times = window.flatMap { t in classes.map { _ in Float(t) } }
         let labels = window.flatMap { _ in classes }
         (first, modulations) = (index, try await model.condition(times: times, labels: labels))

@@ -5,7 +5,7 @@ struct Run<Model: VelocityModel> {
 
     private let model: Model
     private let labels: [Int]
-    private let settings: Settings
+    private let settings: GenerationSettings
     private let guidance: Guidance
     private let begun: ContinuousClock.Instant
     private var noise: NoiseStream
@@ -18,7 +18,7 @@ struct Run<Model: VelocityModel> {
     private static var flatDeviation: Double { 1e-3 }
 
     init(
-        _ model: Model, _ labels: [Int], _ settings: Settings, solver: Solver, steps: Int, guidance: Guidance,
+        _ model: Model, _ labels: [Int], _ settings: GenerationSettings, solver: Solver, steps: Int, guidance: Guidance,
         begun: ContinuousClock.Instant
     ) throws {
         let config = model.manifest.model
@@ -42,7 +42,7 @@ struct Run<Model: VelocityModel> {
 
     /// Takes the steps that `pace` asks for.
     mutating func follow(
-        _ pace: inout some Pace, _ progress: (@Sendable (Progress) async -> Void)?
+        _ pace: inout some Pace, _ progress: (@Sendable (GenerationProgress) async -> Void)?
     ) async throws {
         try await lookAhead()
         while !trajectory.isFinished {
@@ -64,10 +64,10 @@ struct Run<Model: VelocityModel> {
         }
     }
 
-    private func told(_ step: Step, left: Int) -> Progress {
+    private func told(_ step: Step, left: Int) -> GenerationProgress {
         let done = taken.count
         let shows = settings.previewEvery > 0 && done % settings.previewEvery == 0
-        return Progress(
+        return GenerationProgress(
             step: done, steps: done + left, latents: step.move.latents, elapsedMs: begun.elapsedMs,
             preview: shows ? Picture.pictures(of: step.x0, model.manifest) : nil)
     }

@@ -1,5 +1,5 @@
 /// One input or output of a Core ML function; every shape is fixed.
-public struct TensorSpec: Codable, Equatable, Sendable {
+public struct TensorSpec: Codable, Hashable, Sendable {
     public enum Kind: String, Codable, Sendable {
         case float32, float16, int32
     }
@@ -21,7 +21,7 @@ public struct TensorSpec: Codable, Equatable, Sendable {
 }
 
 /// A function of a Core ML package: a graph at one budget and one batch.
-public struct CoreMLFunction: Codable, Equatable, Sendable {
+public struct CoreMLFunction: Codable, Hashable, Sendable {
     public enum Role: String, Codable, Sendable {
         /// t float32 [B], y int32 [B] -> modulations.
         case condition
@@ -43,7 +43,9 @@ public struct CoreMLFunction: Codable, Equatable, Sendable {
     /// What is wrong with it for this model; empty where nothing is.
     func faults(_ model: ModelConfig) -> [String] {
         let title = "Core ML function \(name ?? package)"
-        guard (1...1024).contains(batch), outputs.count == 1 else { return ["\(title): batch \(batch), \(outputs.count) outputs"] }
+        guard (1...1024).contains(batch), outputs.count == 1 else {
+            return ["\(title): batch \(batch), \(outputs.count) outputs"]
+        }
         let wanted: [String: Int]
         let made: Int
         switch role {
@@ -55,7 +57,8 @@ public struct CoreMLFunction: Codable, Equatable, Sendable {
         }
         var faults: [String] = []
         if Dictionary(inputs.map { ($0.name, $0.count) }, uniquingKeysWith: { first, _ in first }) != wanted {
-            faults.append("\(title): its inputs are not \(wanted.keys.sorted().joined(separator: " and ")) of this model")
+            let names = wanted.keys.sorted().joined(separator: " and ")
+            faults.append("\(title): its inputs are not \(names) of this model")
         }
         if outputs[0].count != made || outputs[0].dtype == .int32 {
             faults.append("\(title): its output has not the \(made) numbers of this model")
@@ -91,6 +94,9 @@ public struct CoreMLModel: Codable, Equatable, Sendable {
     /// The packages that its functions are in, each once.
     public var packages: [String] { Set(functions.map(\.package)).sorted() }
 
+    /// The budgets that it has functions for, ascending: all of the bundle's ladder, or some.
+    public var budgets: [Int] { Set(functions.compactMap(\.latents)).sorted() }
+
     /// The functions of a role at a budget, by batch, smallest first.
     func functions(_ role: CoreMLFunction.Role, latents: Int? = nil) -> [CoreMLFunction] {
         functions.filter { $0.role == role && $0.latents == latents }.sorted { $0.batch < $1.batch }
@@ -106,6 +112,13 @@ public struct CoreMLModel: Codable, Equatable, Sendable {
 }
 
 extension Manifest {
+    /// This manifest with the ladder that a Core ML model has functions for.
+    func limited(to model: CoreMLModel) -> Manifest {
+        var manifest = self
+        manifest.ladder = ladder.filter { model.budgets.contains($0.latents) }
+        return manifest
+    }
+
     /// The Core ML model to open here: the first in the manifest that fits.
     ///
     /// - Parameters:

@@ -37,7 +37,7 @@ public struct Manifest: Codable, Equatable, Sendable {
     public let name: String
     public let model: ModelConfig
     public let sampleSpace: SampleSpace
-    public let ladder: [Budget]
+    public internal(set) var ladder: [Budget]
     /// By path inside the bundle.
     public let files: [String: FileEntry]
     public let sampler: SamplerDefaults

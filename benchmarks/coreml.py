@@ -25,7 +25,7 @@ from elit_edge.export.mil.library import coremltools
 from elit_edge.export.mil.reading import MilPackage
 from elit_edge.export.to_coreml.checking import check
 from elit_edge.export.to_coreml.compiling import BATCHES, compile_packages
-from elit_edge.export.to_coreml.evaluated import evaluated_session
+from elit_edge.export.to_coreml.evaluated import Packages, evaluated_session
 from elit_edge.export.to_coreml.package import Emission, write_conditions, write_velocities
 from elit_edge.export.to_coreml.recipe import NEEDS, Recipe
 from elit_edge.export.to_coreml.weights import Weights, arrays_of
@@ -111,11 +111,11 @@ def agreement(writer: Writer) -> None:
     sessions = {}
     for layout in ("gpu", "ane"):
         place, functions, _ = writer.write(Recipe(layout, "fp32"), SPREAD, (1,))
-        sessions[layout] = evaluated_session(writer.manifest, place, functions, "fp32", "exact")
+        sessions[layout] = evaluated_session(writer.manifest, Packages(place), functions, "fp32", "exact")
     stored = {}
     for layout in ("gpu", "ane"):
         place, functions, _ = writer.write(Recipe(layout), SPREAD, (1,))
-        stored[layout] = evaluated_session(writer.manifest, place, functions, "fp16", "stored")
+        stored[layout] = evaluated_session(writer.manifest, Packages(place), functions, "fp16", "stored")
     table("latents", "gpu against ane, fp32", "gpu against torch", "ane against torch", "gpu exact / torch, time",
           "ane exact / torch", "gpu stored / torch", "ane stored / torch")  # fmt: skip
     for latents in SPREAD:

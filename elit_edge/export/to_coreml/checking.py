@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from elit_edge.errors import ParityError
 from elit_edge.export.mil.evaluator import Mode
-from elit_edge.export.to_coreml.evaluated import evaluated_session
+from elit_edge.export.to_coreml.evaluated import Packages, evaluated_session
 from elit_edge.export.verify import trajectory_cases
 from elit_edge.manifest import CoreMlFunction, CoreMlParity, Manifest
 from elit_edge.parity import EXACT_DB, psnr_db, relative_l2
@@ -76,7 +76,8 @@ def check(
         PackageError: a package is damaged, or holds what cannot be evaluated.
     """
     modes: tuple[Mode, ...] = ("exact", "stored")
-    sessions = {mode: evaluated_session(manifest, folder, functions, variant, mode) for mode in modes}
+    packages = Packages(folder)
+    sessions = {mode: evaluated_session(manifest, packages, functions, variant, mode) for mode in modes}
     worst = {mode: _Worst() for mode in modes}
     budgets = sorted({function.latents for function in functions if function.latents})
     for done, latents in enumerate(budgets):

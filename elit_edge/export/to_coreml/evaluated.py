@@ -18,9 +18,24 @@ from elit_edge.runtimes.coreml_.session import CoreMlSession, Predict
 EVALUATOR = "evaluator"
 
 
+class Packages:
+    """Packages below a folder, each read once, whichever functions and modes are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._opened = folder, dict[str, MilPackage]()
+
+    def __getitem__(self, name: str) -> MilPackage:
+        """Raises:
+        PackageError: it is missing or damaged.
+        """
+        if name not in self._opened:
+            self._opened[name] = MilPackage.open(self._folder / name)
+        return self._opened[name]
+
+
 def evaluated_session(
     manifest: Manifest,
-    folder: Path,
+    packages: Packages,
     functions: Sequence[CoreMlFunction],
     variant: str,
     mode: Mode,
@@ -30,7 +45,7 @@ def evaluated_session(
 
     Args:
         manifest: of the bundle that they were made from.
-        folder: what the functions' packages are relative to.
+        packages: those of the functions.
         functions: what is to be evaluated.
         variant: the session's precision.
         mode: "exact" or "stored".
@@ -39,12 +54,9 @@ def evaluated_session(
     Raises:
         PackageError: when a function is first asked for: it is missing, damaged, or holds an unknown operator.
     """
-    opened: dict[str, MilPackage] = {}
 
     def load(function: CoreMlFunction) -> Predict:
-        if function.package not in opened:
-            opened[function.package] = MilPackage.open(folder / function.package)
-        package = opened[function.package]
+        package = packages[function.package]
         ready = MilFunction(package, function.name or package.default_function, mode)
         watched = observe if function.role == "velocity" else None
         return partial(_predict, ready, watched)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from elit_edge.errors import ExportError
-from elit_edge.export.to_coreml.evaluated import evaluated_session
+from elit_edge.export.to_coreml.evaluated import Packages, evaluated_session
 from elit_edge.export.to_coreml.package import Emission, write_velocities
 from elit_edge.export.to_coreml.recipe import Range, Recipe
 from elit_edge.export.to_coreml.weights import identifier
@@ -98,7 +98,7 @@ def observe(emission: Emission, manifest: Manifest, reference: ModelSession, rep
     with tempfile.TemporaryDirectory() as place:
         marked = replace(emission, recipe=recipe, weights=emission.weights.uncompressed())
         functions = write_velocities(marked, Path(place), budgets, batches=(1,))
-        session = evaluated_session(manifest, Path(place), functions, recipe.precision, "exact", watch)
+        session = evaluated_session(manifest, Packages(Path(place)), functions, recipe.precision, "exact", watch)
         for done, latents in enumerate(budgets):
             report(done / len(budgets))
             cases = trajectory_cases(reference, latents, SEED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,9 @@ class _Worst:
         for value, right in zip(found, wanted, strict=True):
             self.cases += 1
             relative = relative_l2(value, right)
-            if not relative <= self.relative:  # what is no number is the worst
+            if math.isnan(relative):  # the worst, whatever comes after it
+                relative = math.inf
+            if relative > self.relative:
                 self.relative, self.place = relative, place
             self.psnr_db = min(self.psnr_db, psnr_db(value, right))
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from elit_edge.export.to_coreml.layout import Layout, Var
-from elit_edge.export.to_coreml.recipe import FUSED_ATTENTION
+from elit_edge.export.to_coreml.recipe import FUSED_ATTENTION, Recipe
+from elit_edge.export.to_coreml.weights import Float, Weights
+from elit_edge.model_config import ModelConfig
 
 
 class GpuLayout(Layout):
     """Tokens are [B, N, D], groups [B · G, P, D]."""
 
     channels = -1
+
+    def __init__(self, config: ModelConfig, weights: Weights, recipe: Recipe, batch: int) -> None:
+        super().__init__(config, weights, recipe, batch)
+        self._zeros: dict[tuple[int, Float], Var] = {}
 
     def modulation_shape(self) -> tuple[int, ...]:
         return self.batch, self.config.modulation_size
@@ -47,7 +55,9 @@ class GpuLayout(Layout):
         return self.weights.matrix(name, self.dtype)
 
     def product(self, x: Var, weight: Var, bias: Var | None, name: str) -> Var:
-        return self.builder.linear(x=x, weight=weight, name=name, **({} if bias is None else {"bias": bias}))
+        if bias is None:  # coremltools would write zeros anew into every function
+            bias = self.weights.constant(f"{name}.bias", self.dtype, np.zeros(weight.shape[0]))
+        return self.builder.linear(x=x, weight=weight, bias=bias, name=name)
 
     def table(self, name: str) -> Var:
         return self.weights.constant(name, self.dtype)

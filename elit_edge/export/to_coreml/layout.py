@@ -17,6 +17,8 @@ from elit_edge.model.layers import NORM_EPSILON, RMS_EPSILON
 from elit_edge.model_config import ModelConfig
 
 INT8_MOST = 127
+LEAST_SCALE = 2.0**-14
+"""float16's least number of full precision."""
 
 Var = Any
 """A variable of a MIL function; coremltools has no types."""
@@ -125,7 +127,7 @@ class Layout(ABC):
             return self.builder.identity(x=x, name=name)
         if self.recipe.ranges is None or self.dtype is not np.float16:
             return x
-        scale = self.dtype(self.recipe.ranges[identifier(name)].greatest / INT8_MOST)
+        scale = self.dtype(max(self.recipe.ranges[identifier(name)].greatest / INT8_MOST, LEAST_SCALE))
         integers = self.builder.quantize(input=x, scale=scale, output_dtype="int8", name=f"{name}_q")
         return self.builder.dequantize(input=integers, scale=scale, name=f"{name}_dq")
 

@@ -8,7 +8,7 @@ READY := .venv/.ready
 TORCH := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
 
-.PHONY: help demo test test-arm64 test-gpu check bench format clean
+.PHONY: help demo test test-arm64 test-gpu test-swift check bench format clean
 help:
 	@echo "make demo    export the sample model, verify it, draw every class at every budget (build/demo)"
 	@echo "make test    all tests"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench   the figures of docs/benchmarks.md, on this machine"
 	@echo "make test-arm64  the wheel on an emulated ARM (root, debootstrap, qemu-user-static; docs/arm64.md)"
 	@echo "make test-gpu    engines run on an NVIDIA GPU: parity, CUDA graphs, rebuild, ten minutes of soak (docs/tensorrt.md)"
+	@echo "make test-swift  the Swift package: swift on PATH, else in a Debian root folder (root, debootstrap; clients/swift/README.md)"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove .venv and build"
 
@@ -63,6 +64,10 @@ test-arm64: $(READY)
 test-gpu: $(READY)
 	@echo "== GPU: engines that run (what is skipped says why)"
 	$(BIN)/python -m pytest -m gpu -rs
+
+test-swift: $(READY)
+	@echo "== Swift: build and tests (the first time may make a Debian root: minutes, 3 GB)"
+	$(BIN)/python tools/swift/run.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

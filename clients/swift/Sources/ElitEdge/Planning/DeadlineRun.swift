@@ -25,7 +25,7 @@ public struct DeadlineRun: Sendable {
     private let begun: Double
     private let cap: Double
     private let pressure: SustainableShare?
-    private let clock: Clock
+    private let clock: SecondsClock
     private var grid: [Double] = []
     private var governor: Governor?
     private var given = 0
@@ -45,7 +45,7 @@ public struct DeadlineRun: Sendable {
     ///   `PlanError` where no plan keeps the deadline.
     public init(
         planner: Planner, classes: [Int], begun: Double, deadlineMs: Double?, plan: Plan? = nil,
-        guidance: GuidanceKind? = nil, pressure: SustainableShare? = nil, clock: @escaping Clock = monotonicSeconds
+        guidance: GuidanceKind? = nil, pressure: SustainableShare? = nil, clock: @escaping SecondsClock = monotonicSeconds
     ) throws {
         guard !classes.isEmpty else {
             throw ElitEdgeError.request("no labels; give one for each picture")

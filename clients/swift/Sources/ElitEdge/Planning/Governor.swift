@@ -37,7 +37,7 @@ struct Governor: Sendable {
     private let batch: Int
     private let endsAt: Double
     private let pressure: SustainableShare?
-    private let clock: Clock
+    private let clock: SecondsClock
     private let begun: Double
     private let spareMs: Double
     private let leastMs: Double
@@ -93,7 +93,7 @@ struct Governor: Sendable {
     /// - Throws: `ElitEdgeError.request` where the plan is of another runtime, table or bundle.
     init(
         planner: Planner, plan: Plan, grid: [Double], batch: Int, endsAt: Double, pressure: SustainableShare? = nil,
-        cap: Double = 1, clock: @escaping Clock = monotonicSeconds
+        cap: Double = 1, clock: @escaping SecondsClock = monotonicSeconds
     ) throws {
         try planner.check(plan)
         let costs = try planner.costs(of: plan)

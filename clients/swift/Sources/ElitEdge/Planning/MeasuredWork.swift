@@ -40,14 +40,14 @@ struct MeasuredShape: Hashable, Sendable {
 /// Inputs of any batch, and the clock around what is done with them.
 struct MeasuredWork<Model: VelocityModel>: Sendable {
     private let model: Model
-    private let clock: Clock
+    private let clock: SecondsClock
     /// Of the largest batch.
     private let x: [Float]
     private let modulations: [Float]
 
     private static var seed: UInt64 { 20_260_312 }
 
-    init(_ model: Model, _ clock: @escaping Clock) async throws {
+    init(_ model: Model, _ clock: @escaping SecondsClock) async throws {
         (self.model, self.clock) = (model, clock)
         let batch = MeasuredShape.batches.max() ?? 1
         var noise = NoiseStream(seed: Self.seed, pictures: batch)

@@ -25,7 +25,7 @@ extension Profile {
     ///   tell.
     public static func measure(
         _ model: some VelocityModel, runtime: String, precision: String, version: String, openMs: Double = 0,
-        seconds: Double = measuringSeconds, clock: @escaping Clock = monotonicSeconds
+        seconds: Double = measuringSeconds, clock: @escaping SecondsClock = monotonicSeconds
     ) async throws -> Profile {
         let work = try await MeasuredWork(model, clock)
         var conditions: [Conditions] = []
@@ -64,7 +64,7 @@ extension Costs {
     ///
     /// - Returns: measured over predicted time; nil where that is not worth `spareMs`.
     public func spotCheck(
-        _ model: some VelocityModel, spareMs: Double, clock: @escaping Clock = monotonicSeconds
+        _ model: some VelocityModel, spareMs: Double, clock: @escaping SecondsClock = monotonicSeconds
     ) async throws -> Double? {
         let budgets = model.manifest.budgets
         let half = MeasuredShape(latents: budgets[budgets.count / 2], batch: 1)

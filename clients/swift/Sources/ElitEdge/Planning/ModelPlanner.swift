@@ -19,7 +19,7 @@ public actor ModelPlanner {
     private let model: any VelocityModel
     private let names: (runtime: String, precision: String, version: String)
     private let departures: [String: Double]
-    private let clock: Clock
+    private let clock: SecondsClock
     private var planner: Planner?
 
     /// - Parameters:
@@ -28,7 +28,7 @@ public actor ModelPlanner {
     ///   - departures: how far a precision's pictures are from float32's.
     public init(
         _ model: any VelocityModel, runtime: String, precision: String, version: String, profile: Profile? = nil,
-        departures: [String: Double] = [:], clock: @escaping Clock = monotonicSeconds
+        departures: [String: Double] = [:], clock: @escaping SecondsClock = monotonicSeconds
     ) {
         (self.model, self.profile, self.departures, self.clock) = (model, profile, departures, clock)
         names = (runtime, precision, version)

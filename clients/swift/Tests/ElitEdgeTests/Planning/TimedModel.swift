@@ -17,7 +17,7 @@ struct TimedModel: VelocityModel {
         (self.slowness, self.wakingMs) = (slowness, wakingMs)
     }
 
-    var now: Clock { { [clock] in clock.now } }
+    var now: SecondsClock { { [clock] in clock.now } }
 
     func passMs(_ latents: Int, _ batch: Int = 1) -> Double { Double(batch) * (3 + Double(latents)) * slowness }
 

@@ -101,7 +101,7 @@ def test_a_runtime_is_chosen_by_name():
 
 @pytest.mark.parametrize("name", ["tensorflow", "", "ONNXRuntime", "onnxruntime_"])
 def test_an_unknown_name_is_refused_with_the_names_there_are(name):
-    with pytest.raises(RuntimeUnavailable, match=r"there are: auto, onnxruntime, .*reference") as caught:
+    with pytest.raises(RuntimeUnavailable, match=r"there are: auto, .*onnxruntime, .*reference") as caught:
         choose(name)
     assert repr(name) in str(caught.value)
 

@@ -46,7 +46,3 @@ def test_there_are_runs_that_end_as_planned_and_runs_that_do_not():
     assert any(len(run["moves"]) < len(run["plan"]["latents"]) and not run["landed"] for run in runs), "fewer steps"
     weak = [{move[2] for move in run["moves"]} for run in runs]
     assert {1, 4} in weak, "a weaker guidance on the way"
-
-
-def test_the_files_are_small():
-    assert sum((GOLDEN / name).stat().st_size for name in NAMES) < 300_000

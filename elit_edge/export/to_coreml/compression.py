@@ -22,7 +22,6 @@ LUT_BITS = {"lut6": 6, "lut4": 4}
 LUT_ROUNDS = 100
 BLOCKWISE = 18
 """The first iOS with constexpr_blockwise_shift_scale and the second form of constexpr_lut_to_dense."""
-INT8_MOST, INT4_MOST = 127, 7
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class Stored:
     """The weight, the integers or the indices."""
     scale: Array | None = None
     """By which integers are multiplied: [out, 1], or [out, in / BLOCK]."""
+    bits: int = 8
+    """Of each integer."""
     table: Array | None = None
     """The values that indices stand for."""
 
@@ -43,19 +44,20 @@ def stored(weight: Array, compression: Compression | None, dtype: type[np.floati
     if compression is None or weight.ndim != 2 or weight.size < LEAST_SIZE:
         return plain
     if compression in ("int8", "w8a8"):
-        return _scaled(weight, weight.shape[1], INT8_MOST, dtype)
+        return _scaled(weight, weight.shape[1], 8, dtype)
     if compression == "int4":
-        return _scaled(weight, BLOCK, INT4_MOST, dtype) if weight.shape[1] % BLOCK == 0 else plain
+        return _scaled(weight, BLOCK, 4, dtype) if weight.shape[1] % BLOCK == 0 else plain
     return _palettized(weight, LUT_BITS[compression], dtype)
 
 
-def _scaled(weight: Array, block: int, most: int, dtype: type[np.floating]) -> Stored:
+def _scaled(weight: Array, block: int, bits: int, dtype: type[np.floating]) -> Stored:
     """Symmetric integers with one scale for each output and block of inputs."""
+    most = (1 << bits - 1) - 1
     blocks = weight.reshape(len(weight), -1, block).astype(np.float64)
     scale = (np.abs(blocks).max(axis=2, keepdims=True) / most).astype(dtype)
     scale[scale == 0] = 1
     integers = np.clip(np.rint(blocks / scale.astype(np.float64)), -most, most).astype(np.int8)
-    return Stored(integers.reshape(weight.shape), scale=scale[:, :, 0])
+    return Stored(integers.reshape(weight.shape), scale=scale[:, :, 0], bits=bits)
 
 
 def _palettized(weight: Array, bits: int, dtype: type[np.floating]) -> Stored:
@@ -66,7 +68,7 @@ def _palettized(weight: Array, bits: int, dtype: type[np.floating]) -> Stored:
         raise RuntimeUnavailable(
             "--compress lut6 and lut4 need scikit-learn to find their values; pip install 'elit-edge[coreml]'"
         ) from error
-    codes = weight.astype(np.float16).view(np.uint16)
+    codes = (weight.astype(np.float16) + np.float16(0)).view(np.uint16)  # one zero, without a sign
     counts = np.bincount(codes.reshape(-1), minlength=1 << 16)
     (present,) = counts.nonzero()
     exact = present.astype(np.uint16).view(np.float16).astype(np.float64)[:, None]
@@ -90,7 +92,7 @@ def written(form: Stored, name: str, ios: Ios, trailing: int) -> Any:
             return mb.constexpr_affine_dequantize(
                 quantized_data=value, zero_point=np.int8(0), scale=form.scale[:, 0], axis=np.int32(0), name=name
             )
-        kind = types.int8 if form.scale.shape[1] == 1 else types.int4
+        kind = types.string_to_builtin(f"int{form.bits}")
         scale = form.scale.reshape(form.scale.shape + (1,) * trailing)
         return mb.constexpr_blockwise_shift_scale(
             data=value.astype(types.nptype_from_builtin(kind)), scale=scale, name=name

@@ -15,6 +15,10 @@ GATE_DB = {
     "int8-dynamic": 30.0,
     "w8": 35.0,
     "w4": 24.0,
+    "lut6": 30.0,
+    "w8a8": 30.0,
+    "int4": 24.0,
+    "lut4": 24.0,
 }
 """Least PSNR by precision. Right float32 graphs measured 139 dB and more; with the wrong form of GELU they have 94
 to 100, which a bar of 60 would let pass. Source of the 16-bit bar: Apple's ml-stable-diffusion refuses under 35 dB; of

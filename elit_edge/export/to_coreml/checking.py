@@ -15,7 +15,7 @@ from elit_edge.export.mil.evaluator import Mode
 from elit_edge.export.to_coreml.evaluated import Packages, evaluated_session
 from elit_edge.export.verify import trajectory_cases
 from elit_edge.manifest import CoreMlFunction, CoreMlParity, Manifest
-from elit_edge.parity import EXACT_DB, psnr_db, relative_l2
+from elit_edge.parity import EXACT_DB, GATE_DB, psnr_db, relative_l2
 from elit_edge.runtimes.contract import FloatArray
 from elit_edge.runtimes.reference.session import ModelSession
 
@@ -24,9 +24,7 @@ GATES: dict[str, dict[Mode, float]] = {
     "fp16": {"exact": 1e-3, "stored": 3e-3},
 }
 """Greatest relative RMS of a variant that keeps its weights. Right ones measured 4.6e-7, 1.8e-4 and 9.4e-4; the exact
-form of GELU in place of the tanh form gives 5e-5."""
-GATES_DB = {"int8": 35.0, "lut6": 30.0, "w8a8": 30.0, "int4": 24.0, "lut4": 24.0}
-"""Least PSNR of one that compresses them."""
+form of GELU in place of the tanh form gives 5e-5. One that compresses them has the gate of `parity.GATE_DB`."""
 EXACT_ROWS = 3
 """Rows that are computed in exact numbers, too: a pair and a single one."""
 
@@ -113,8 +111,8 @@ def _hold(variant: str, worst: dict[Mode, _Worst]) -> None:
                 f"the Core ML packages in {variant} are {worst[mode].relative:.1e} (relative RMS) from PyTorch at "
                 f"{worst[mode].place}, and the gate is {gate:.0e}; they do not compute what this model does"
             )
-    gate_db = GATES_DB.get(variant)
-    if gate_db is not None and not worst["stored"].psnr_db >= gate_db:
+    gate_db = GATE_DB[variant]
+    if not worst["stored"].psnr_db >= gate_db:
         raise ParityError(
             f"the Core ML packages in {variant} are {worst['stored'].psnr_db:.1f} dB from PyTorch, and the gate is "
             f"{gate_db:g} dB; the model does not bear this compression: --compress int8 is the gentlest"

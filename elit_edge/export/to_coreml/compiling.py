@@ -18,12 +18,13 @@ from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml.checking import check
 from elit_edge.export.to_coreml.observing import fitted
 from elit_edge.export.to_coreml.package import Emission, write_conditions, write_velocities
-from elit_edge.export.to_coreml.recipe import MACOS, Recipe
+from elit_edge.export.to_coreml.recipe import Recipe
 from elit_edge.export.to_coreml.weights import Weights, arrays_of
 from elit_edge.files import current_umask
 from elit_edge.fit import check_disk, coreml_bytes
 from elit_edge.manifest import CoreMlFunction, CoreMlModel, Manifest
 from elit_edge.model.bundle_weights import model_of_bundle
+from elit_edge.runtimes.coreml_.system import MACOS
 from elit_edge.runtimes.reference.session import ModelSession
 from elit_edge.version import __version__
 

@@ -24,8 +24,6 @@ NEEDS: dict[Compression, tuple[Ios, str]] = {
     "int4": (18, "constexpr_blockwise_shift_scale"),
 }
 """The first iOS whose MIL has what a compression is made of. Source: the operator sets of coremltools 9."""
-MACOS: dict[Ios, int] = {16: 13, 17: 14, 18: 15, 26: 26}
-"""The macOS that opens what an iOS opens."""
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,9 @@ def _entries(model: Path) -> dict[str, FileEntry]:
 
 
 def _compile(package: Path, target: Path) -> None:
+    library = coremltools()
     try:
-        coremltools().utils.compile_model(str(package), str(target))
+        library.utils.compile_model(str(package), str(target))
     except OSError:
         raise
     except Exception as error:  # Core ML's errors have no class of their own

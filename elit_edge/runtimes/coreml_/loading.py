@@ -35,10 +35,10 @@ class Loader:
         BundleError: Core ML refuses the function.
         """
         place = f"{function.package}{f', function {function.name}' if function.name else ''}"
+        path, units = str(self.packages[function.package].model), self.units(function)
+        library = coremltools()
         try:
-            opened = coremltools().models.CompiledMLModel(
-                str(self.packages[function.package].model), self.units(function), function_name=function.name
-            )
+            opened = library.models.CompiledMLModel(path, units, function_name=function.name)
         except Exception as error:  # Core ML's errors have no class of their own
             raise BundleError(
                 f"Core ML does not open {place}: {error}; elit-edge compile BUNDLE --target coreml makes it again"

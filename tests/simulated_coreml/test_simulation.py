@@ -75,11 +75,9 @@ def test_compute_units_and_formats_are_those_of_coremltools():
     assert set(core_ml.COMPUTE_UNITS) == set(ct.ComputeUnit.__members__)
     formats = {16: ct._SPECIFICATION_VERSION_IOS_16, 17: ct._SPECIFICATION_VERSION_IOS_17,
                18: ct._SPECIFICATION_VERSION_IOS_18, 26: ct._SPECIFICATION_VERSION_IOS_26}  # fmt: skip
-    from elit_edge.export.to_coreml import recipe
     from elit_edge.runtimes.coreml_ import system
 
     assert {version: system.MACOS[ios] for ios, version in formats.items()} == core_ml.SPECIFICATIONS
-    assert system.MACOS == recipe.MACOS
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 
 from elit_edge.adding import adding
 from elit_edge.bundle_files import COREML_FOLDER, BundleFiles, file_entry, write_manifest
-from elit_edge.errors import BundleError, ExportError, RequestError
+from elit_edge.errors import BundleError, RequestError
 from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml.checking import check
 from elit_edge.export.to_coreml.observing import fitted
@@ -142,14 +142,11 @@ def _write(
     shutil.rmtree(folder, ignore_errors=True)  # names alone: other names of the same files stay with the old bundle
     folder.mkdir(parents=True)
     batches = BATCHES if emission.recipe.multifunction else BATCHES_ALONE
-    try:
-        velocities = write_velocities(
-            emission, folder, budgets, batches=batches, report=lambda share: report("velocity", share)
-        )
-        report("condition", 0)
-        functions = (write_conditions(emission, folder), *velocities)
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # whatever its checks raise
-        raise ExportError(f"coremltools does not write this model for iOS {emission.recipe.ios}: {error}") from error
+    velocities = write_velocities(
+        emission, folder, budgets, batches=batches, report=lambda share: report("velocity", share)
+    )
+    report("condition", 0)
+    functions = (write_conditions(emission, folder), *velocities)
     for path in folder.rglob("*"):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~current_umask())
     return tuple(msgspec.structs.replace(function, package=f"{place}/{function.package}") for function in functions)

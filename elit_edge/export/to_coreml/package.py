@@ -6,7 +6,7 @@ import io
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from elit_edge.bundle_files import PACKAGE_INDEX
+from elit_edge.errors import ExportError
 from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml.ane import AneLayout
 from elit_edge.export.to_coreml.condition import write_condition
@@ -76,24 +77,32 @@ def write_velocities(
 
     Returns:
         The functions; their package is the name of a folder in `folder`.
+
+    Raises:
+        ExportError: coremltools refuses the graph.
     """
     programs: dict[str, Any] = {}
     described = []
     wanted = [(latents, batch) for latents in budgets for batch in batches]
-    for done, (latents, batch) in enumerate(wanted):
-        report(done / len(wanted))
-        name = function_name(latents, batch)
-        programs[name], inputs, outputs = _velocity(emission, latents, batch)
-        package = "velocity" if emission.recipe.multifunction else name
-        described.append(_described(emission, "velocity", package, name, latents, batch, inputs, outputs))
     default = function_name(max(budgets), min(batches))
-    for package, functions in _packages(emission.recipe, "velocity", programs):
-        _save(emission, folder / f"{package}{SUFFIX}", functions, default)
+    with _writing(emission.recipe):
+        for done, (latents, batch) in enumerate(wanted):
+            report(done / len(wanted))
+            name = function_name(latents, batch)
+            programs[name], inputs, outputs = _velocity(emission, latents, batch)
+            package = "velocity" if emission.recipe.multifunction else name
+            described.append(_described(emission, "velocity", package, name, latents, batch, inputs, outputs))
+        for package, functions in _packages(emission.recipe, "velocity", programs):
+            _save(emission, folder / f"{package}{SUFFIX}", functions, default)
     return tuple(described)
 
 
 def write_conditions(emission: Emission, folder: Path) -> CoreMlFunction:
-    """Write the conditions, `CONDITION_ROWS` pairs of time and label in a call."""
+    """Write the conditions, `CONDITION_ROWS` pairs of time and label in a call.
+
+    Raises:
+        ExportError: coremltools refuses the graph.
+    """
     ct = coremltools()
     mil, types = ct.converters.mil.mil, ct.converters.mil.mil.types
     rows = CONDITION_ROWS
@@ -101,13 +110,25 @@ def write_conditions(emission: Emission, folder: Path) -> CoreMlFunction:
         "t": mil.Placeholder((rows,), types.fp32),
         "y": mil.Placeholder((rows,), types.int32),
     }
-    with mil.Function(inputs, _target(emission.recipe)) as function:
-        found = write_condition(emission.weights, function.inputs["t"], function.inputs["y"], emission.dtype)
-        function.set_outputs([found])
-    _save(emission, folder / f"condition{SUFFIX}", {"condition": function}, "condition")
+    with _writing(emission.recipe):
+        with mil.Function(inputs, _target(emission.recipe)) as function:
+            found = write_condition(emission.weights, function.inputs["t"], function.inputs["y"], emission.dtype)
+            function.set_outputs([found])
+        _save(emission, folder / f"condition{SUFFIX}", {"condition": function}, "condition")
     specs = (TensorSpec(name="t", dtype="float32", shape=(rows,)), TensorSpec(name="y", dtype="int32", shape=(rows,)))
     outputs = (_float_spec(emission, "modulations", (rows, emission.config.modulation_size)),)
     return _described(emission, "condition", "condition", "condition", None, rows, specs, outputs)
+
+
+@contextmanager
+def _writing(recipe: Recipe) -> Iterator[None]:
+    """Raises:
+    ExportError: coremltools refuses the graph.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # whatever its checks raise
+        raise ExportError(f"coremltools does not write this model for iOS {recipe.ios}: {error}") from error
 
 
 def _velocity(

@@ -5,14 +5,13 @@ docs/bundle-format.md explains the fields; docs/bundle-manifest.schema.json is g
 
 from __future__ import annotations
 
-import contextlib
-import operator
 from typing import Annotated, Literal
 
 import msgspec
 
 from elit_edge.budget import check_latents
-from elit_edge.errors import BundleError, ConfigError, RequestError
+from elit_edge.errors import BundleError, ConfigError
+from elit_edge.labels import find
 from elit_edge.model_config import Count, Digest, ModelConfig, Positive
 from elit_edge.quality import QualityTable
 from elit_edge.sampling import GuidanceKind, Solver
@@ -104,8 +103,8 @@ class Engine(_Struct, frozen=True, kw_only=True):
 class CoreMlFunction(_Struct, frozen=True, kw_only=True):
     """A function of a Core ML package: a graph at one budget and one batch, every shape fixed.
 
-    Roles: `condition` (t float32 [B], y int32 [B] -> modulations) and `velocity` (x, modulations -> v). Modulations
-    have one order in every layout; "ane" gives and takes them as [B, M, 1, 1].
+    Roles: `condition` (t float32 [B], y int32 [B] -> modulations [B, M]) and `velocity` (x, modulations -> v), which
+    takes the modulations as [B, M, 1, 1] in the layout "ane"; their order is the same everywhere.
     """
 
     role: Literal["condition", "velocity"]
@@ -124,10 +123,12 @@ class CoreMlParity(_Struct, frozen=True, kw_only=True):
     """What the packages compute, by the evaluator of elit-edge, against PyTorch; Core ML itself did not run."""
 
     cases: Positive
+    graph: float
+    """Relative RMS of the worst case, all exact, to PyTorch with the packages' own weights: is the graph right?"""
     exact: float
-    """Relative RMS of the worst case, each operator in float32 on the weights as stored."""
+    """The same to PyTorch with the model's weights."""
     stored: float
-    """The same with each operator's output rounded to the type that it is declared in."""
+    """And with each operator's output rounded to the type that it is declared in."""
     psnr_db: float
     """Of the worst case, as stored."""
     headroom: float | None
@@ -270,24 +271,12 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         return check_latents(latents, self.model)
 
     def label(self, wanted: str | int) -> int:
-        """A class by its name or number.
+        """A class by its name, its number, or one of its synonyms in any case.
 
         Raises:
-            RequestError: the model has no such class.
+            RequestError: the model has no such class, or several.
         """
-        names = self.model.class_names or ()
-        if isinstance(wanted, str) and wanted in names:
-            return names.index(wanted)
-        number = -1
-        with contextlib.suppress(TypeError, ValueError):  # neither, or a number of thousands of digits
-            if not isinstance(wanted, str):
-                number = operator.index(wanted)
-            elif wanted.isdecimal():
-                number = int(wanted)
-        if 0 <= number < self.model.num_classes:
-            return number
-        known = f"one of: {', '.join(names)}; or a" if names else "a"
-        raise RequestError(f"unknown label {wanted!r}; give {known} number from 0 to {self.model.num_classes - 1}")
+        return find(wanted, self.model.class_names or (), self.model.num_classes)
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -44,6 +44,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     write_latents: Literal["all", "kept"] = "all"
     """Whether Write attends to all latents of a group, the dropped ones as Read left them, or to the kept alone."""
     class_names: tuple[str, ...] | None = None
+    """A string a class; synonyms stand inside it, ", " between them: "tench, Tinca tinca"."""
 
     def __post_init__(self) -> None:
         problems = [text for wrong, text in self._contradictions() if wrong]
@@ -71,6 +72,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 f"{len(names or ())} class_names for num_classes {self.num_classes}",
             ),
         ]
+
+    @property
+    def unnamed(self) -> ModelConfig:
+        """The same without names of classes, on which no number depends."""
+        return msgspec.structs.replace(self, class_names=None)
 
     @property
     def is_elastic(self) -> bool:

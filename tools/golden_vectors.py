@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import golden_bundle
+import golden_labels
 import golden_numbers
 import golden_planning
 
@@ -19,7 +20,7 @@ FOLDER = Path(__file__).parents[1] / "clients" / "swift" / "Tests" / "ElitEdgeTe
 
 def write(folder: Path, sample: Path | None = None) -> None:
     """Write all vectors into a folder, which holds `sample-manifest.json` where no sample is given."""
-    for name, content in (golden_numbers.files() | golden_planning.files()).items():
+    for name, content in (golden_numbers.files() | golden_planning.files() | golden_labels.files()).items():
         (folder / name).write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
     golden_bundle.write(folder, sample)
 

@@ -63,5 +63,6 @@ def _words(manifest: Manifest, model: CoreMlModel) -> str:
     return (
         f"{Path(packages[0]).parent}: {amount(size)}, {len(model.functions)} functions in {len(packages)} packages, "
         f"iOS {model.ios}, coremltools {model.version}; evaluated against PyTorch: worst {found.psnr_db:g} dB, "
-        f"relative RMS {found.exact:.1e} exact, {found.stored:.1e} as stored{room}"
+        f"relative RMS {found.stored:.1e} as stored, {found.exact:.1e} exact, {found.graph:.1e} on its own weights"
+        f"{room}"
     )

@@ -13,9 +13,16 @@ from elit_edge.cli.reporting import say, stages
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle: a folder NAME.elit.")
 @click.option("--config", type=click.Path(path_type=Path), help="JSON with what the checkpoint does not say.")
+@click.option(
+    "--class-names",
+    type=click.Path(path_type=Path),
+    help="Names of the classes in their order: one a line, or a JSON list; synonyms after a comma and a space.",
+)
 @click.option("--no-verify", is_flag=True, help="Skip the parity gate; the bundle is marked unverified.")
 @click.option("--force", is_flag=True, help="Replace a bundle that stands there.")
-def command(checkpoint: Path, output: Path, config: Path | None, no_verify: bool, force: bool) -> None:
+def command(
+    checkpoint: Path, output: Path, config: Path | None, class_names: Path | None, no_verify: bool, force: bool
+) -> None:
     """Compile CHECKPOINT (the authors' .pt, or .safetensors) into a bundle with every budget over one copy of weights.
 
     Every graph is held against PyTorch before the bundle appears; one that fails leaves nothing behind.
@@ -25,9 +32,11 @@ def command(checkpoint: Path, output: Path, config: Path | None, no_verify: bool
     require_export()
     from elit_edge.cli.sources import read_source
     from elit_edge.export.exporter import export
+    from elit_edge.model.class_names import imagenet_class_names
 
     with stages() as report:
-        exported = export(read_source(checkpoint, config), output, force=force, check=not no_verify, report=report)
+        source = read_source(checkpoint, config, class_names)
+        exported = export(source, output, force=force, check=not no_verify, report=report)
     manifest = exported.manifest
     if not exported.fresh:
         say(f"{output} is up to date")
@@ -38,3 +47,5 @@ def command(checkpoint: Path, output: Path, config: Path | None, no_verify: bool
         worst = manifest.verification.worst
         parity = f"worst parity {worst.psnr_db:g} dB ({worst.graph}, {worst.latents} latents, t = {worst.t:g})"
     say(f"{output}: {len(manifest.ladder)} budgets, {size:.1f} MB, {parity}")
+    if manifest.model.class_names == imagenet_class_names():
+        say("its 1000 classes have ImageNet's names; --class-names FILE gives them others")

@@ -25,7 +25,9 @@ WRITING_S, WRITING_S_PER_PIXEL = 0.02, 4e-7
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--label", "labels", multiple=True, required=True, help="A class by name or number; may be repeated.")
+@click.option(
+    "--label", "labels", multiple=True, required=True, help="A class by name, synonym or number; may be repeated."
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .png grid, or .npy samples.")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Pictures of each label.")
 @click.option("--steps", type=int, help="Solver steps.")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from elit_edge.budget import parameters
 from elit_edge.bundle import Bundle
+from elit_edge.labels import in_short
 from elit_edge.manifest import CoreMlModel, Engine, Manifest, encode
 from elit_edge.verdict import Calibration
 
@@ -31,7 +32,7 @@ def command(bundle: Path, as_json: bool) -> None:
 
 def _summary(manifest: Manifest) -> str:
     model, found, sampler, origin = manifest.model, manifest.verification, manifest.sampler, manifest.provenance
-    names = ", ".join(model.class_names) if model.class_names else f"{model.num_classes}, unnamed"
+    names = in_short(model.class_names) if model.class_names else f"{model.num_classes}, unnamed"
     split = f"{model.head_depth}-{model.core_depth}-{model.tail_depth}" if model.is_elastic else str(model.depth)
     grid = f"{model.groups} x {model.latents_per_group} latents" if model.is_elastic else "no latents"
     parity = "not verified"

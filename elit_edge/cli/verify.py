@@ -40,7 +40,7 @@ def command(bundle: Path, checkpoint: Path | None, config: Path | None, as_json:
             model = model_of_bundle(files, files.manifest.precisions[0])
         else:
             source = read_source(checkpoint, config)
-            if source.config != files.manifest.model:
+            if source.config.unnamed != files.manifest.model.unnamed:
                 raise CheckpointError(
                     f"{checkpoint} is another model than that of {bundle}; give the one it was made from"
                 )

@@ -1,1 +1,1 @@
-"""The sample model: weights, model card and the licences of the pictures that it learned from."""
+"""The sample model with its card, ImageNet's class names, and the licences of all that they come from."""

@@ -20,6 +20,7 @@ from torch import nn
 
 from elit_edge.errors import CheckpointError, ConfigError
 from elit_edge.model.checkpoint import config_json, read_checkpoint
+from elit_edge.model.class_names import imagenet_class_names
 from elit_edge.model_config import ModelConfig, read_fields
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -178,6 +179,32 @@ def test_a_config_adds_what_no_file_says(write):
     assert config.write_latents == "kept"
 
 
+def thousand_classes(write, count=1000):
+    table = torch.zeros(count + 1, 48)
+    return write(weights={"y_embedder.embedding_table.weight": table}, settings={"num_classes": count})
+
+
+NUMBERED = [f"class {number}" for number in range(1000)]
+
+
+def test_a_thousand_classes_that_nobody_named_are_imagenets(write):
+    stated = {"num_heads": 3, "tail_depth": 1}
+    assert read_checkpoint(thousand_classes(write), stated).config.class_names == imagenet_class_names()
+    assert read_checkpoint(thousand_classes(write, 999), stated).config.class_names is None
+
+
+@pytest.mark.parametrize(("stated", "names"), [(NUMBERED, tuple(NUMBERED)), (None, None)])
+def test_what_a_config_says_of_the_names_goes_before_imagenets(stated, names, write):
+    config = {"num_heads": 3, "tail_depth": 1, "class_names": stated}
+    assert read_checkpoint(thousand_classes(write), config).config.class_names == names
+
+
+def test_a_list_of_names_of_the_wrong_length_is_refused_with_both_numbers(write):
+    config = {"num_heads": 3, "tail_depth": 1, "class_names": NUMBERED[1:]}
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt with x\.json: .*999 class_names for num_classes 1000"):
+        read_checkpoint(thousand_classes(write), config, "x.json")
+
+
 # Safetensors
 
 
@@ -220,6 +247,15 @@ def test_a_config_in_safetensors_and_one_given_may_not_differ(tiny_checkpoint, w
 def test_class_names_in_safetensors_and_in_a_config_may_be_the_same(tiny_checkpoint, write_safetensors):
     named = msgspec.structs.replace(tiny_checkpoint.config, class_names=tuple("abcdefghij"))
     assert read_checkpoint(write_safetensors(config_json(named)), named.fields()).config == named
+
+
+def test_names_that_differ_are_refused_without_telling_them_all(tiny_checkpoint, write_safetensors):
+    names = tuple("abcdefghij")
+    named = msgspec.structs.replace(tiny_checkpoint.config, class_names=names)
+    with pytest.raises(
+        CheckpointError, match=r"says class_names = \['a', .*\.\.\.\], the config says \['j', .*\.\.\.\]"
+    ):
+        read_checkpoint(write_safetensors(config_json(named)), {"class_names": list(reversed(names))})
 
 
 def test_class_names_may_be_given_where_safetensors_hold_none(tiny_checkpoint, write_safetensors):

@@ -1,8 +1,9 @@
 """A function of a package, computed with torch: each operator as MIL defines it, each output held to what is declared.
 
-Two modes. "exact" computes in float32 throughout, on the weights as they are stored, whatever type is declared: it
+Three modes. "exact" computes in float32 throughout, on the weights as they are stored, whatever type is declared: it
 checks graph and weights. "stored" rounds the output of every operator to its declared float16: it adds what storing
-activations costs. Both check the file; how a device accumulates is its own.
+activations costs. "unrounded" is exact, and lets through as they are the numbers that a graph rounds to eight bits. All
+check the file; how a device accumulates is its own.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from elit_edge.export.mil.binding import Bound, Values, bind
 from elit_edge.export.mil.program import Operation, ValueSpec
 from elit_edge.export.mil.reading import MilPackage
 
-Mode = Literal["exact", "stored"]
+Mode = Literal["exact", "stored", "unrounded"]
 Array = np.ndarray[Any, Any]
 Observer = Callable[[str, str, str, Tensor], None]
 """Told operator name, operator type, output name and the output, for each floating output of each operator."""
 
 CONSTANT_EXPRESSION = "constexpr_"
+TO_EIGHT_BITS, FROM_EIGHT_BITS = "quantize", "dequantize"
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32))
 
 
@@ -83,6 +85,17 @@ class MilFunction:
                 self._run(step, values, observe)
             return {spec.name: self._given(spec, values[self._slots[spec.name]]) for spec in self.outputs}
 
+    def weight(self, name: str) -> Array:
+        """A constant of the function, or what it unpacks a compressed one to, floats as float32.
+
+        Raises:
+            PackageError: there is none of that name, or it cannot be read.
+        """
+        if name not in self._constants and name not in self._expressions:
+            raise PackageError(f"{self.package.path}: function {self.name} has no weight {name!r}")
+        with torch.inference_mode():
+            return self._known(name).numpy()
+
     def _run(self, step: _Step, values: Values, observe: Observer | None) -> None:
         operation = step.operation
         results = self._computed(operation, step.compute, values)
@@ -108,12 +121,17 @@ class MilFunction:
 
     def _accepted(self, operation: Operation, spec: ValueSpec, result: Tensor) -> Tensor:
         """The output, if it is as declared; in stored mode as a device would store it."""
+        if self._lets_through(operation, TO_EIGHT_BITS) and _fits(result.shape, spec.shape):
+            return result
         if result.dtype is not spec.element.computed or not _fits(result.shape, spec.shape):
             raise PackageError(
                 f"{self._place(operation)} gave {spec.name!r} as {result.dtype} {list(result.shape)}, "
                 f"declared is {_words(spec)}"
             )
         return result.half().float() if self._rounds(spec) else result
+
+    def _lets_through(self, operation: Operation, *types: str) -> bool:
+        return self.mode == "unrounded" and operation.type in types
 
     def _checked(self, inputs: Mapping[str, Array]) -> Iterator[Tensor]:
         wanted = {spec.name for spec in self.inputs}
@@ -134,7 +152,7 @@ class MilFunction:
 
     def _given(self, spec: ValueSpec, tensor: Tensor) -> Array:
         assert spec.element.stored is not None
-        as_computed = self.mode == "exact" and spec.element.is_float
+        as_computed = self.mode != "stored" and spec.element.is_float
         return tensor.numpy().astype(np.float32 if as_computed else spec.element.stored)
 
     def _rounds(self, spec: ValueSpec) -> bool:
@@ -159,6 +177,9 @@ class MilFunction:
         return tuple(reversed(steps))
 
     def _bind(self, operation: Operation, slot_of: Callable[[str], int]) -> Bound:
+        if self._lets_through(operation, TO_EIGHT_BITS, FROM_EIGHT_BITS):
+            slot = slot_of(operation.arguments["input"][0])
+            return Bound(lambda values: values[slot], frozenset({slot}))
         try:
             return bind(operation, slot_of, self._setting)
         except PackageError as error:

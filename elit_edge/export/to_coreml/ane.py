@@ -5,10 +5,13 @@ Source of the form: Apple, "Deploying Transformers on the Apple Neural Engine", 
 
 from __future__ import annotations
 
+import numpy as np
+
 from elit_edge.export.to_coreml.layout import Layout, Var
 
 SCORES, VALUES = "bkgc,bcgq->bkgq", "bcgk,bkgq->bcgq"
 """Products of channels and of keys that MIL has as they are: the group stays where a row of an image would be."""
+SCALE_TRIES = 2048
 
 
 class AneLayout(Layout):
@@ -64,8 +67,9 @@ class AneLayout(Layout):
 
     def attend(self, query: Var, key: Var, value: Var, name: str) -> Var:
         mb, heads = self.builder, self.config.num_heads
-        scale = self.number((self.config.hidden_size // heads) ** -0.5)
-        queries = self._heads(mb.mul(x=query, y=scale), axis=1)
+        of_query, of_key = self._scales()
+        key = key if of_key == 1 else mb.mul(x=key, y=self.number(of_key))
+        queries = self._heads(mb.mul(x=query, y=self.number(of_query)), axis=1)
         keys = self._heads(mb.transpose(x=key, perm=[0, 3, 2, 1]), axis=3)
         found = []
         for q, k, v in zip(queries, keys, self._heads(value, axis=1), strict=True):
@@ -73,6 +77,18 @@ class AneLayout(Layout):
             found.append(mb.einsum(values=(v, weights), equation=VALUES))
         merged = found[0] if heads == 1 else mb.concat(values=found, axis=1)
         return self.linear(merged, name)
+
+    def _scales(self) -> tuple[float, float]:
+        """What queries and keys are multiplied by: two numbers of the graph's type, since one is not near enough to the
+        root of a head size such as 72."""
+        wanted = (self.config.hidden_size // self.config.num_heads) ** -0.5
+        if self.dtype(wanted) == wanted:
+            return wanted, 1.0
+        of_query = wanted * np.linspace(0.5, 1, SCALE_TRIES).astype(self.dtype).astype(np.float64)
+        of_query = of_query.astype(self.dtype).astype(np.float64)
+        of_key = (wanted / of_query).astype(self.dtype).astype(np.float64)
+        nearest = np.abs(of_query * of_key - wanted).argmin()
+        return float(of_query[nearest]), float(of_key[nearest])
 
     def _heads(self, x: Var, axis: int) -> list[Var]:
         heads = self.config.num_heads

@@ -11,8 +11,9 @@ from elit_edge.export.to_coreml.writer import Writer
 from elit_edge.model.layers import time_frequencies
 
 
-def write_condition(weights: Weights, t: Any, y: Any, dtype: Float) -> Any:
-    """t [B] float32 in [0, 1], y [B] int32 -> the modulations [B, M] of every layer. Angles are float32 always."""
+def write_condition(weights: Weights, t: Any, y: Any, dtype: Float, given: Float) -> Any:
+    """t [B] float32 in [0, 1], y [B] int32 -> the modulations [B, M] of every layer, computed in `dtype` and given as
+    `given`. Angles are float32 always."""
     mb = Writer()
     angles = mb.mul(x=mb.expand_dims(x=t, axes=[1]), y=time_frequencies().numpy()[None])
     waves = mb.concat(values=[mb.cos(x=angles), mb.sin(x=angles)], axis=1)
@@ -25,4 +26,7 @@ def write_condition(weights: Weights, t: Any, y: Any, dtype: Float) -> Any:
 
     time = linear(mb.silu(x=linear(waves, "time.fc1", "time_fc1")), "time.fc2", "time_fc2")
     label = mb.gather(x=weights.constant("label.weight", dtype), indices=y, axis=0)
-    return linear(mb.silu(x=mb.add(x=time, y=label)), "modulation", "modulations")
+    c = mb.silu(x=mb.add(x=time, y=label))
+    if dtype is given:
+        return linear(c, "modulation", "modulations")
+    return mb.cast(x=linear(c, "modulation", "modulations_wide"), dtype="fp16", name="modulations")

@@ -73,7 +73,7 @@ class GpuLayout(Layout):
     def attend(self, query: Var, key: Var, value: Var, name: str) -> Var:
         mb = self.builder
         q, k, v = (self._heads(x) for x in (query, key, value))
-        if self.recipe.ios >= FUSED_ATTENTION:
+        if self.recipe.ios >= FUSED_ATTENTION and not self.recipe.marked:  # the scores are there to be seen
             found = mb.scaled_dot_product_attention(query=q, key=k, value=v)
         else:
             scaled = mb.mul(x=q, y=self.number(self._size**-0.5))

@@ -17,6 +17,8 @@ from elit_edge.model.layers import NORM_EPSILON, RMS_EPSILON
 from elit_edge.model_config import ModelConfig
 
 INT8_MOST = 127
+LEAST_POSITIVE = 2.0**-24
+"""float16's least number above zero."""
 LEAST_SCALE = 2.0**-14
 """float16's least number of full precision."""
 
@@ -159,6 +161,6 @@ class Layout(ABC):
             x = mb.mul(x=x, y=self.number(factor))
         root = self.config.hidden_size**0.5
         total = mb.reduce_sum(x=mb.mul(x=x, y=x), axes=[self.channels], keep_dims=True, name=f"{name}_sum")
-        length = mb.add(x=mb.sqrt(x=total), y=self.number(factor * root * RMS_EPSILON))
+        length = mb.add(x=mb.sqrt(x=total), y=self.number(max(factor * root * RMS_EPSILON, LEAST_POSITIVE)))
         scale = self.channel_vector(f"{name}.scale")
         return mb.mul(x=mb.real_div(x=x, y=length), y=scale)

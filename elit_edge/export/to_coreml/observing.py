@@ -1,4 +1,4 @@
-"""How large the numbers inside a velocity become on real trajectories, and what float16 needs to hold them."""
+"""How large the numbers inside condition and velocity become on real trajectories, and what float16 needs for them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from elit_edge.errors import ExportError
 from elit_edge.export.to_coreml.evaluated import Packages, evaluated_session
-from elit_edge.export.to_coreml.package import Emission, write_velocities
-from elit_edge.export.to_coreml.recipe import Range, Recipe
+from elit_edge.export.to_coreml.package import CONDITION, Emission, write_conditions, write_velocities
+from elit_edge.export.to_coreml.recipe import MULTIFUNCTION, Ios, Range, Recipe
 from elit_edge.export.to_coreml.weights import identifier
 from elit_edge.export.verify import trajectory_cases
 from elit_edge.manifest import Manifest
@@ -29,8 +29,8 @@ SEED = 20260911
 """Of the observed trajectories: others than those that packages are checked on."""
 ROUNDS = 3
 """So often a recipe is mended before the model is refused."""
-STREAM = "stream"
-"""What belongs to no part: the numbers that every block adds to."""
+STREAM, MODULATIONS = "stream", "modulations"
+"""What belongs to no part: the numbers that every block adds to, and those that go from condition to velocity."""
 SUM = "_sum"
 
 Report = Callable[[float], None]
@@ -38,7 +38,7 @@ Report = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen inside the velocity, in exact numbers."""
+    """What was seen inside condition and velocity, in exact numbers."""
 
     ranges: dict[str, Range]
     """Of each operator's output, by the operator's name in a marked package."""
@@ -85,24 +85,42 @@ def fitted(emission: Emission, manifest: Manifest, reference: ModelSession, repo
 
 
 def observe(emission: Emission, manifest: Manifest, reference: ModelSession, report: Report) -> Observed:
-    """Write the velocity at some budgets, marked, and follow trajectories through it in exact numbers."""
-    recipe = replace(emission.recipe, marked=True, ranges=None, compression=None)
+    """Write both, marked, the velocity at some budgets, and follow trajectories through them in exact numbers."""
+    ios: Ios = emission.recipe.ios if emission.recipe.multifunction else MULTIFUNCTION  # one copy for all budgets
+    recipe = replace(emission.recipe, marked=True, ranges=None, compression=None, ios=ios)
     ranges: dict[str, Range] = {}
 
-    def watch(name: str, _type: str, _output: str, tensor: Tensor) -> None:
+    def watch(name: str, tensor: Tensor) -> None:
         low, high = (float(value) for value in tensor.aminmax())
+        if math.isnan(low):
+            low, high = -math.inf, math.inf
         known = ranges.get(name, Range(low, high))
         ranges[name] = Range(min(low, known.low), max(high, known.high))
 
+    def watch_velocity(name: str, _type: str, _output: str, tensor: Tensor) -> None:
+        watch(name, tensor)
+
+    def watch_condition(name: str, _type: str, _output: str, tensor: Tensor) -> None:
+        watch(f"{STREAM if name == MODULATIONS else CONDITION}_{name}", tensor)
+
     budgets = spread(manifest.budgets, BUDGETS)
     with tempfile.TemporaryDirectory() as place:
-        marked = replace(emission, recipe=recipe, weights=emission.weights.uncompressed())
-        functions = write_velocities(marked, Path(place), budgets, batches=(1,))
-        session = evaluated_session(manifest, Packages(Path(place)), functions, recipe.precision, "exact", watch)
+        folder = Path(place)
+        marked = replace(emission, recipe=recipe, weights=emission.weights.uncompressed(ios))
+        condition = write_conditions(marked, folder)
+        functions = write_velocities(marked, folder, budgets, batches=(1,))
+        session = evaluated_session(
+            manifest,
+            Packages(folder),
+            (condition, *functions),
+            recipe.precision,
+            "exact",
+            {"velocity": watch_velocity, "condition": watch_condition},
+        )
         for done, latents in enumerate(budgets):
             report(done / len(budgets))
             cases = trajectory_cases(reference, latents, SEED)
-            session.velocity_from(cases.x, cases.modulations, latents)
+            session.velocity(cases.x, cases.t, cases.y, latents)
     return Observed(ranges, emission.recipe)
 
 
@@ -123,7 +141,7 @@ def _mended(recipe: Recipe, seen: Observed, tight: Sequence[str], config: ModelC
     if prescale != recipe.prescale:
         return replace(recipe, prescale=prescale)
     parts = [f"blocks.{index}.{kind}" for index in range(config.depth) for kind in ("attn", "mlp")]
-    parts += ["read.attn", "read.mlp", "write.attn", "write.mlp", "final"]
+    parts += ["read.attn", "read.mlp", "write.attn", "write.mlp", "final", CONDITION]
     wide = {part for part in parts if any(_within(name, part) for name in tight)}
     beyond = [name for name in tight if not any(_within(name, part) for part in parts)]
     if beyond or wide <= recipe.wide:

@@ -29,11 +29,15 @@ from elit_edge.model_config import ModelConfig
 LAYOUTS: dict[str, type[Layout]] = {"gpu": GpuLayout, "ane": AneLayout}
 CONDITION_ROWS = 16
 """(time, label) pairs of one call: the weights are read once for all of them."""
+CONDITION = "condition"
+"""As a part that may be wide."""
 ALONE = "main"
 """What Core ML calls the function of a package that holds no other."""
 SUFFIX = ".mlpackage"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 DATE = "com.github.apple.coremltools.conversion_date"
+FIELDS = {"description": "shortDescription", "author": "author", "license": "license", "version": "versionString"}
+"""The metadata that Core ML has fields for."""
 
 Report = Callable[[float], None]
 
@@ -112,7 +116,10 @@ def write_conditions(emission: Emission, folder: Path) -> CoreMlFunction:
     }
     with _writing(emission.recipe):
         with mil.Function(inputs, _target(emission.recipe)) as function:
-            found = write_condition(emission.weights, function.inputs["t"], function.inputs["y"], emission.dtype)
+            inside = np.float32 if CONDITION in emission.recipe.wide else emission.dtype
+            found = write_condition(
+                emission.weights, function.inputs["t"], function.inputs["y"], inside, emission.dtype
+            )
             function.set_outputs([found])
         _save(emission, folder / f"condition{SUFFIX}", {"condition": function}, "condition")
     specs = (TensorSpec(name="t", dtype="float32", shape=(rows,)), TensorSpec(name="y", dtype="int32", shape=(rows,)))
@@ -200,29 +207,30 @@ def _save(emission: Emission, path: Path, functions: dict[str, Any], default: st
         program.add_function(ALONE, function)
     program.skip_all_passes = True
     with redirect_stderr(io.StringIO()):  # it draws bars of its own over ours
-        model = ct.convert(
+        ct.convert(
             program,
             source="milinternal",
             convert_to="mlprogram",
             minimum_deployment_target=_target(emission.recipe),
             compute_precision=ct.precision.FLOAT32,
             pass_pipeline=ct.PassPipeline.EMPTY,
+            package_dir=str(path),  # else a copy of it stays among the temporary files until this process ends
             skip_model_load=True,
         )
-    own = {"description": "short_description", "author": "author", "license": "license", "version": "version"}
-    for name, value in emission.metadata.items():
-        if name in own:
-            setattr(model, own[name], value)
-        else:
-            model.user_defined_metadata[name] = value
-    model.save(str(path))
-    _undate(path)
+    _describe(path, emission.metadata)
 
 
-def _undate(path: Path) -> None:
-    """Take out of a package what differs from one writing to the next: a date, and names drawn at random."""
+def _describe(path: Path, metadata: Mapping[str, str]) -> None:
+    """Put metadata into a package, and take out what differs from one writing to the next: a date, and names drawn at
+    random."""
     spec = coremltools().utils.load_spec(str(path))
-    del spec.description.metadata.userDefined[DATE]
+    fields = spec.description.metadata
+    fields.userDefined.pop(DATE, None)
+    for name, value in metadata.items():
+        if name in FIELDS:
+            setattr(fields, FIELDS[name], value)
+        else:
+            fields.userDefined[name] = value
     (path / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
     index = json.loads((path / PACKAGE_INDEX).read_text())
     names = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, item["path"])) for old, item in index["itemInfoEntries"].items()}

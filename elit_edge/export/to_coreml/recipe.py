@@ -12,7 +12,7 @@ FloatPrecision = Literal["fp16", "fp32"]
 Compression = Literal["int8", "int4", "lut6", "lut4", "w8a8"]
 Ios = Literal[16, 17, 18, 26]
 
-MULTIFUNCTION = 18
+MULTIFUNCTION: Ios = 18
 """The first iOS whose packages hold several functions over one copy of the weights."""
 FUSED_ATTENTION = 18
 """The first with scaled_dot_product_attention."""

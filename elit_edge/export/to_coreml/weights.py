@@ -8,14 +8,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
+from elit_edge.errors import ExportError
 from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml.compression import Stored, stored, written
 from elit_edge.export.to_coreml.recipe import Compression, Ios
-from elit_edge.model.transformer import DiffusionTransformer
+from elit_edge.model.transformer import DiffusionTransformer, unit_scales
+from elit_edge.model_config import ModelConfig
 
 Array = npt.NDArray[Any]
 Float = type[np.float16] | type[np.float32]
+
+REPEATED = ("read.position", "read.queries", "write.position")
+"""Arrays of one group, which stand in the graphs for all groups."""
+NORMS = ("read.attn.k_norm", "write.attn.q_norm", "write.attn.k_norm")
+FINAL_MODULATION = "final_modulation"
 
 
 class Weights:
@@ -28,9 +36,9 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
-    def uncompressed(self) -> Weights:
-        """The same numbers as they are."""
-        return Weights(self._arrays, None, self._ios)
+    def uncompressed(self, ios: Ios) -> Weights:
+        """The same numbers as they are, for that iOS."""
+        return Weights(self._arrays, None, ios)
 
     def array(self, name: str) -> Array:
         """The numbers, float32."""
@@ -40,14 +48,30 @@ class Weights:
         """A weight [out, in] of a product, compressed, with `trailing` axes of one at its end."""
         key = (name, dtype)
         if key not in self._stored:
-            self._stored[key] = stored(self._arrays[name], self._compression, dtype)
+            self._stored[key] = stored(_fitting(self._arrays[name], name, dtype), self._compression, dtype)
         return _shared(written(self._stored[key], identifier(name), self._ios, trailing), name, dtype)
 
     def constant(self, name: str, dtype: Float, array: Array | None = None) -> Any:
         """Any other array, as it is, or `array` under that name."""
-        value = self._arrays[name] if array is None else array
+        value = _fitting(self._arrays[name] if array is None else array, name, dtype)
         mb = coremltools().converters.mil.Builder
         return _shared(mb.const(val=np.ascontiguousarray(value, dtype), name=identifier(name)), name, dtype)
+
+
+def _fitting(array: Array, name: str, dtype: Float) -> Array:
+    """Raises:
+    ExportError: a number that the type cannot hold.
+    """
+    greatest = float(np.abs(array).max(initial=0.0))
+    if not np.isfinite(greatest):
+        raise ExportError(f"{name} of this model holds what is no number; look at the checkpoint")
+    end = float(np.finfo(dtype).max)
+    if greatest > end:
+        raise ExportError(
+            f"{name} of this model holds {greatest:.3g}, and {np.dtype(dtype).name} ends at {end:.0f}; "
+            "compile with --precision fp32"
+        )
+    return array
 
 
 def identifier(name: str) -> str:
@@ -68,6 +92,61 @@ def _shared(variable: Any, name: str, dtype: Float) -> Any:
     return variable
 
 
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The arrays of `arrays_of` by name, without their numbers."""
+    model = DiffusionTransformer(config).requires_grad_(False)
+    return {name: array.shape for name, array in arrays_of(model).items()}
+
+
+class _Fixed(nn.Module):
+    """Gives the same numbers, whatever it is asked."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, _: Tensor) -> Tensor:
+        value = self.value
+        assert isinstance(value, Tensor)
+        return value
+
+
+def model_of(config: ModelConfig, arrays: Mapping[str, Array]) -> DiffusionTransformer:
+    """The torch model that computes with just these numbers: the inverse of `arrays_of`."""
+    width, side, channels = config.hidden_size, config.patch_size, config.in_channels
+    state = {name: array for name, array in arrays.items() if not name.startswith(("modulation.", "patch.kernel"))}
+    state["patch.weight"] = arrays["patch.kernel"].reshape(width, -1)
+    for name in ("final.weight", "final.bias"):
+        rows = arrays[name].reshape(channels, side, side, -1).transpose(1, 2, 0, 3)
+        state[name] = rows.reshape(config.patch_channels, -1) if name.endswith("weight") else rows.reshape(-1)
+    unit, begin = unit_scales(config).numpy(), 0
+    for part in _modulation_parts(config):
+        end = begin + width * (2 if part == FINAL_MODULATION else 6)
+        state[f"{part}.weight"] = arrays["modulation.weight"][begin:end]
+        state[f"{part}.bias"] = arrays["modulation.bias"][begin:end] - unit[begin:end]
+        begin = end
+    for name in REPEATED if config.is_elastic else ():
+        state[name] = arrays[name][: config.latents_per_group]
+    for name in NORMS if config.is_elastic else ():
+        state[f"{name}.scale"] = arrays[f"{name}.scale"] / np.float32(width**0.5)
+    query = state.pop("read.attn.query", None)
+    model = DiffusionTransformer(config)
+    tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in state.items()}
+    model.load_state_dict(tensors, strict=False)  # what the queries were made of is in `query`
+    if query is not None and model.read is not None:
+        model.read.attn.q_proj = _Fixed(torch.from_numpy(np.array(query, np.float32))[None])  # type: ignore[assignment]
+        model.read.attn.q_norm = nn.Identity()  # type: ignore[assignment]
+    return model.requires_grad_(False).eval()
+
+
+def _modulation_parts(config: ModelConfig) -> list[str]:
+    """The layers of `condition` in the order of use."""
+    parts = [f"blocks.{index}.modulation" for index in range(config.depth)]
+    if config.is_elastic:
+        parts.insert(config.head_depth, "read.modulation")
+    return [*parts, FINAL_MODULATION]
+
+
 @torch.no_grad()
 def arrays_of(model: DiffusionTransformer) -> dict[str, Array]:
     """Everything that the graphs need, float32, arranged as a convolution and a pixel shuffle want it.
@@ -83,16 +162,16 @@ def arrays_of(model: DiffusionTransformer) -> dict[str, Array]:
     for name in ("final.weight", "final.bias"):
         rows = arrays[name].reshape(side, side, channels, -1).transpose(2, 0, 1, 3)
         arrays[name] = rows.reshape(config.patch_channels, -1) if name.endswith("weight") else rows.reshape(-1)
-    parts = [f"blocks.{index}.modulation" for index in range(config.depth)]
-    if model.read is not None and model.write is not None:
-        parts.insert(config.head_depth, "read.modulation")
-        for name in ("read.position", "read.queries", "write.position"):
+    parts = _modulation_parts(config)
+    if model.read is not None:
+        for name in REPEATED:
             arrays[name] = np.tile(arrays[name], (config.groups, 1))
         attention = model.read.attn
         arrays["read.attn.query"] = attention.q_norm(attention.q_proj(model.read.queries)).numpy()
-        for name in ("read.attn.k_norm", "write.attn.q_norm", "write.attn.k_norm"):
+        for name in ("q_proj.weight", "q_proj.bias", "q_norm.scale"):  # the same for every state: done once, here
+            del arrays[f"read.attn.{name}"]
+        for name in NORMS:
             arrays[f"{name}.scale"] = arrays[f"{name}.scale"] * np.float32(width**0.5)
-    parts.append("final_modulation")
     arrays["modulation.weight"] = np.concatenate([arrays.pop(f"{part}.weight") for part in parts])
     bias = np.concatenate([arrays.pop(f"{part}.bias") for part in parts])
     arrays["modulation.bias"] = bias + model.unit.numpy()

@@ -44,9 +44,12 @@ class Loader:
                 f"Core ML does not open {place}: {error}; elit-edge compile BUNDLE --target coreml makes it again"
             ) from error
 
+        kinds = {spec.name: spec.dtype for spec in function.inputs}
+
         def predict(feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:
             try:
-                found: dict[str, npt.NDArray[Any]] = opened.predict(dict(feeds))
+                given = {name: np.asarray(value, kinds[name]) for name, value in feeds.items()}
+                found: dict[str, npt.NDArray[Any]] = opened.predict(given)
             except Exception as error:  # as above
                 raise BundleError(f"Core ML does not compute {place}: {error}") from error
             return found

@@ -13,7 +13,7 @@ from elit_edge.manifest import CoreMlFunction, Manifest, TensorSpec
 from elit_edge.runtimes.contract import FloatArray, IntArray, Placement, Session
 
 Predict = Callable[[Mapping[str, npt.NDArray[Any]]], Mapping[str, npt.NDArray[Any]]]
-"""Inputs by name, as declared -> outputs by name."""
+"""Inputs by name, of the declared shapes, floats in float32 -> outputs by name."""
 Load = Callable[[CoreMlFunction], Predict]
 
 
@@ -85,5 +85,6 @@ def batches(functions: list[CoreMlFunction], count: int) -> Iterator[tuple[CoreM
 
 
 def _as_declared(array: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
-    """Of the declared type, with the axes of one that a layout adds."""
-    return np.ascontiguousarray(array, spec.dtype).reshape(tuple(int(size) for size in spec.shape))
+    """Of the declared shape, with the axes of one that a layout adds; floats in float32: who computes rounds them."""
+    kind = np.float32 if spec.dtype.startswith("float") else spec.dtype
+    return np.ascontiguousarray(array, kind).reshape(tuple(int(size) for size in spec.shape))

@@ -84,15 +84,15 @@ public struct Manifest: Codable, Equatable, Sendable {
         return latents
     }
 
-    /// A class by its name.
+    /// A class by its name, or one of its synonyms in any case.
     ///
-    /// - Throws: `ElitEdgeError.request`: the model has no such class.
+    /// - Throws: `ElitEdgeError.request`: the model has no such class, or several.
     public func label(_ name: String) throws -> Int {
-        let names = model.classNames ?? []
-        if let index = names.firstIndex(of: name) { return index }
-        let known = names.isEmpty ? "this model's classes have no names" : "one of: \(names.joined(separator: ", "))"
-        throw ElitEdgeError.request(
-            "unknown label \(name); \(known); or a number from 0 to \(model.numClasses - 1)")
+        guard let names = model.classNames else {
+            throw ElitEdgeError.request(
+                "unknown label \(name); the classes have no names; give a number from 0 to \(model.numClasses - 1)")
+        }
+        return try ClassNames(names: names).find(name)
     }
 
     private struct VersionAlone: Decodable {

@@ -90,7 +90,7 @@ def test_the_version_is_the_packages():
     ("arguments", "named"),
     [
         (["paint"], "paint"),
-        (["compile", "x.elit"], "tensorrt-rtx"),
+        (["compile", "x.elit"], "coreml"),
         (["--fast"], "--fast"),
         (["export"], "CHECKPOINT"),
         (["export", "x.pt"], "--output"),

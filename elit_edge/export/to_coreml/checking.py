@@ -29,10 +29,10 @@ GRAPH_GATE = 2e-6
 measured 6e-7; the exact form of GELU in place of the tanh form gives 5e-5."""
 GATES: dict[str, dict[str, float]] = {
     "fp32": {"exact": 1e-6, "stored": 1e-6},
-    "fp16": {"exact": 1e-3, "stored": 3e-3},
+    "fp16": {"stored": 3e-3},
 }
 """Greatest relative RMS to the model of a variant that keeps its weights; one that compresses them has the gate of
-`parity.GATE_DB`."""
+`parity.GATE_DB`. Rounding weights to float16 costs 2.5e-4 on the sample and 1e-3 on a random model of 140 million."""
 MODES: tuple[Mode, ...] = ("exact", "stored", "unrounded")
 EXACT_ROWS = 3
 """Rows that are computed in exact numbers, too: a pair and a single one."""

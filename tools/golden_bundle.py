@@ -87,7 +87,7 @@ def coreml_models() -> tuple[CoreMlModel, ...]:
     iOS 18, a package a function at two budgets for iOS 17."""
     named = [(latents, batch, "velocity") for latents in range(1, TINY.latents_per_group + 1) for batch in (1, 2)]
     alone = [(latents, 1, f"latents_{latents:02}") for latents in GPU_BUDGETS]
-    parity = CoreMlParity(cases=1, exact=0.0, stored=0.0, psnr_db=120.0, headroom=None)
+    parity = CoreMlParity(cases=1, graph=0.0, exact=0.0, stored=0.0, psnr_db=120.0, headroom=None)
     return (
         CoreMlModel(
             layout="ane",

@@ -23,14 +23,13 @@ from click.testing import CliRunner
 from filelock import Timeout
 from packaging.requirements import Requirement
 
-from elit_edge import fit
+from elit_edge import adding, fit
 from elit_edge.budget import flops
 from elit_edge.bundle import Bundle
 from elit_edge.cli import choosing, demo
 from elit_edge.cli.main import main
 from elit_edge.files import cache_folder
 from elit_edge.model.checkpoint import read_checkpoint
-from elit_edge.runtimes.tensorrt_ import compiling
 from elit_edge.runtimes.tensorrt_.sealed import write_sealed
 
 ROOT = Path(__file__).parents[1]
@@ -296,7 +295,7 @@ def said(board, tiny_bundle_path, monkeypatch) -> dict[str, str]:
     told["Orin"] = refusal(
         *(word.replace("tensorrt", "tensorrt-rtx") for word in COMPILE), "--compute-capability", "8.7"
     )
-    wrong("two at once", *COMPILE, at=compiling, FileLock=MagicMock(side_effect=Timeout("lock")))
+    wrong("two at once", *COMPILE, at=adding, FileLock=MagicMock(side_effect=Timeout("lock")))
     wrong("no disk", *COMPILE, at=fit.shutil, disk_usage=lambda _: SimpleNamespace(free=1))
     wrong("refused graph", *COMPILE, at=tensorrt.Builder, build_serialized_network=lambda *_: None)
     Path("board.timing").write_bytes(b"cut off")

@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": "Measure what each plan of a bundle loses in quality.",
     "bench": "Measure what a bundle costs on this device; draw and compare that.",
     "calibrate": "Make a smaller or faster precision, proven against float32.",
-    "compile": "Make engines for NVIDIA's GPUs, or packages for Apple's devices, of a bundle.",
+    "compile": "Make engines or Core ML packages of a bundle.",
     "demo": "Export the sample model and draw every class at every budget.",
 }
 

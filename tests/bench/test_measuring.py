@@ -38,7 +38,7 @@ def measured(tiny_bundle_path):
     report = bench(
         Bundle.open(tiny_bundle_path),
         runtime="onnxruntime",
-        window_s=0.2,
+        window_s=0.6,
         sustained_s=2.0,
         progress=lambda name, share: heard.append((name, share)),
     )

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from elit_edge.calibration.proof.gates import caveats, faults, speedup, speedups
-from elit_edge.manifest import Precision
+from elit_edge.manifest import CoreMlModel, Precision
 from elit_edge.parity import GATE_DB
 from elit_edge.verdict import BudgetVerdict, Interval, Speed, Verdict
 
@@ -55,7 +55,10 @@ def test_what_is_good_everywhere_has_no_fault_and_needs_no_word():
 
 
 def test_every_precision_has_a_gate():
-    assert set(GATE_DB) == set(get_args(Precision))
+    (compressions,) = (field.type for field in msgspec.structs.fields(CoreMlModel) if field.name == "compression")
+    named = {name for part in get_args(compressions) for name in get_args(part)}
+    assert {"w8a8", "lut4"} < named
+    assert set(GATE_DB) == set(get_args(Precision)) | named
 
 
 @pytest.mark.parametrize(("psnr_db", "passes"), [(30.0, True), (29.99, False), (999.0, True), (-3.0, False)])

@@ -15,7 +15,7 @@ from elit_edge.errors import ExportError
 from elit_edge.export.to_coreml.evaluated import Packages, evaluated_session
 from elit_edge.export.to_coreml.package import CONDITION, Emission, write_conditions, write_velocities
 from elit_edge.export.to_coreml.recipe import MULTIFUNCTION, Ios, Range, Recipe
-from elit_edge.export.to_coreml.weights import identifier
+from elit_edge.export.to_coreml.weights import NORMS, identifier
 from elit_edge.export.verify import trajectory_cases
 from elit_edge.manifest import Manifest
 from elit_edge.model_config import ModelConfig
@@ -133,9 +133,9 @@ def spread(ladder: Sequence[int], count: int) -> tuple[int, ...]:
 def _mended(recipe: Recipe, seen: Observed, tight: Sequence[str], config: ModelConfig) -> Recipe:
     """Norms first: what is left may come from them."""
     prescale = dict(recipe.prescale)
-    for norm in ("read.attn.k_norm", "write.attn.q_norm", "write.attn.k_norm"):
+    for norm in NORMS:
         total = f"{identifier(norm)}{SUM}"
-        if total in tight and norm not in prescale:
+        if total in tight and norm not in prescale and math.isfinite(seen.ranges[total].greatest):
             # a power of two loses no digit, and leaves four times the room that is asked for
             prescale[norm] = 2.0 ** -math.ceil(math.log2(seen.ranges[total].greatest * FACTOR**2 / FP16_GREATEST) / 2)
     if prescale != recipe.prescale:

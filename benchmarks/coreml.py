@@ -30,12 +30,15 @@ from elit_edge.export.to_coreml.package import Emission, write_conditions, write
 from elit_edge.export.to_coreml.recipe import NEEDS, Recipe
 from elit_edge.export.to_coreml.weights import Weights, arrays_of
 from elit_edge.export.verify import trajectory_cases
+from elit_edge.generation import generate
 from elit_edge.manifest import CoreMlFunction
 from elit_edge.model.bundle_weights import model_of_bundle
 from elit_edge.model.checkpoint import read_checkpoint
-from elit_edge.parity import relative_l2
+from elit_edge.parity import psnr_db, relative_l2
 from elit_edge.profiling.measuring import peak_bytes
+from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.reference.session import ModelSession
+from elit_edge.sampling import Array
 
 BASE = msgspec.structs.replace(SMALL, hidden_size=768, num_heads=12)
 SPREAD = (1, 4, 16)
@@ -94,16 +97,26 @@ def sizes(writer: Writer) -> None:
 
 
 def compressed(writer: Writer) -> None:
-    """Bytes of the velocity's weights, and how far the numbers move at three budgets."""
-    table("gpu layout", "weights, MB", "/ fp16", "PSNR, dB", "relative RMS, as stored")
+    """Bytes of the velocity's weights, and how far the numbers move at three budgets, and pictures in the end."""
+    table("gpu layout", "weights, MB", "/ fp16", "PSNR, dB", "relative RMS, as stored", "pictures, dB")
     plain = None
+    wanted = pictures(writer.reference) if writer.manifest.sample_space == "pixels" else None
     for compression in (None, *(name for name in NEEDS if name != "w8a8")):
         recipe = Recipe("gpu", compression=compression)
         place, functions, _ = writer.write(recipe, SPREAD, BATCHES)
         found = check(writer.manifest, place, functions, recipe.variant, writer.reference)
         blobs = size(place, "weight.bin")
         plain = plain or blobs
-        row(recipe.variant, f"{blobs / 1e6:.2f}", f"{blobs / plain:.3f}", found.psnr_db, f"{found.stored:.1e}")
+        near = "not a model of pictures"
+        if wanted is not None:
+            session = evaluated_session(writer.manifest, Packages(place), functions, recipe.variant, "stored")
+            near = ", ".join(f"{psnr_db(a, b):.0f}" for a, b in zip(pictures(session), wanted, strict=True))
+        row(recipe.variant, f"{blobs / 1e6:.2f}", f"{blobs / plain:.3f}", found.psnr_db, f"{found.stored:.1e}", near)
+
+
+def pictures(session: Session) -> Array:
+    """Samples of two classes [2, C, S, S]."""
+    return generate(session, [0, 1], steps=12, latents=4, seed=3).samples
 
 
 def agreement(writer: Writer) -> None:

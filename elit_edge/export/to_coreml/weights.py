@@ -23,6 +23,8 @@ Float = type[np.float16] | type[np.float32]
 REPEATED = ("read.position", "read.queries", "write.position")
 """Arrays of one group, which stand in the graphs for all groups."""
 NORMS = ("read.attn.k_norm", "write.attn.q_norm", "write.attn.k_norm")
+FOLDED = ("read.attn.q_proj.weight", "read.attn.q_proj.bias", "read.attn.q_norm.scale")
+"""What the queries of Read go through, the same for every state: done once, in `arrays_of`."""
 FINAL_MODULATION = "final_modulation"
 
 
@@ -93,9 +95,20 @@ def _shared(variable: Any, name: str, dtype: Float) -> Any:
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The arrays of `arrays_of` by name, without their numbers."""
-    model = DiffusionTransformer(config).requires_grad_(False)
-    return {name: array.shape for name, array in arrays_of(model).items()}
+    """The arrays of `arrays_of` by name, from the config alone."""
+    with torch.device("meta"):
+        state = DiffusionTransformer(config).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items() if "modulation." not in name}
+    del shapes["patch.weight"]
+    shapes["patch.kernel"] = (config.hidden_size, config.in_channels, config.patch_size, config.patch_size)
+    if config.is_elastic:
+        shapes |= dict.fromkeys(REPEATED, (config.tokens, config.hidden_size))
+        shapes["read.attn.query"] = (config.latents_per_group, config.hidden_size)
+        for name in FOLDED:
+            del shapes[name]
+    shapes["modulation.weight"] = (config.modulation_size, config.hidden_size)
+    shapes["modulation.bias"] = (config.modulation_size,)
+    return shapes
 
 
 class _Fixed(nn.Module):
@@ -168,8 +181,8 @@ def arrays_of(model: DiffusionTransformer) -> dict[str, Array]:
             arrays[name] = np.tile(arrays[name], (config.groups, 1))
         attention = model.read.attn
         arrays["read.attn.query"] = attention.q_norm(attention.q_proj(model.read.queries)).numpy()
-        for name in ("q_proj.weight", "q_proj.bias", "q_norm.scale"):  # the same for every state: done once, here
-            del arrays[f"read.attn.{name}"]
+        for name in FOLDED:
+            del arrays[name]
         for name in NORMS:
             arrays[f"{name}.scale"] = arrays[f"{name}.scale"] * np.float32(width**0.5)
     arrays["modulation.weight"] = np.concatenate([arrays.pop(f"{part}.weight") for part in parts])

@@ -8,6 +8,7 @@ from export.to_coreml.tools import micro_config, random_model, relative_rms, sta
 
 from elit_edge.errors import BundleError
 from elit_edge.export.to_coreml.recipe import Recipe
+from elit_edge.export.to_coreml.weights import arrays_of, model_of, shapes_of
 from elit_edge.export.verify import trajectory_cases
 from elit_edge.runtimes.reference.session import ModelSession
 
@@ -122,3 +123,22 @@ def test_a_budget_that_was_not_written_is_named(packages, micro):
     x, t, y = states(micro.config, 1)
     with pytest.raises(BundleError, match="no function for 2 latents; they have: 3, 4"):
         packages("gpu").session().velocity(x, t, y, 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"patch_size": 1},
+        {"architecture": "sit", "head_depth": 2, "core_depth": 0, "tail_depth": 0, "group_size": 1},
+    ],
+)
+def test_arrays_and_their_shapes_and_the_model_made_of_them(changes):
+    """What is arranged for graphs can be told from the config, and gives the model back."""
+    model = random_model(micro_config(**changes))
+    arrays = arrays_of(model)
+    assert shapes_of(model.config) == {name: array.shape for name, array in arrays.items()}
+    x, t, y = states(model.config, 2)
+    latents = max(1, model.config.latents_per_group - 1)
+    again = torch_velocity(model_of(model.config, arrays), x, t, y, latents)
+    assert relative_rms(again, torch_velocity(model, x, t, y, latents)) < 1e-6

@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)" 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --find-links "$(TORCH_WHEELS)" "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[export,openvino,report,device,tensorrt,tensorrt-rtx,coreml]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[export,openvino,report,device,tensorrt,tensorrt-rtx,coreml,vae]"
 	$(BIN)/python -m pip install --quiet --no-deps "tensorrt-stubs==10.13.0.35.1"
 	$(BIN)/python tools/mend_tensorrt_stubs.py
 	@touch $(READY)

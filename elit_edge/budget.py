@@ -41,6 +41,32 @@ def latents_from_fraction(fraction: float, config: ModelConfig) -> int:
     return latents
 
 
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one velocity of one sample takes once the conditions of its run are known, in float32."""
+
+    flops: int
+    """Two for each multiply-add of matrix products and attention; nothing else is counted."""
+    weight_bytes: int
+    """All weights of the graph, each once, whatever the budget."""
+    activation_bytes: int
+    """What those products read and write beside weights, each value once a product: the least that a runtime moves
+    which fuses all else into them. What follows from weights alone is a constant, and does not count."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.flops + other.flops,
+            self.weight_bytes + other.weight_bytes,
+            self.activation_bytes + other.activation_bytes,
+        )
+
+
+NO_WORK = Work(flops=0, weight_bytes=0, activation_bytes=0)
+
+
 @dataclass(frozen=True)
 class Flops:
     """Floating-point operations of one pass for one sample: two a multiply-add, matrix products and attention alone."""
@@ -61,48 +87,107 @@ def flops(config: ModelConfig, latents: int) -> Flops:
     The published figures (490.9 and 253.1 GFLOPs: XL/2 at 256 px, batch of two, budgets 1 and 1/8) count the same, and
     Read's query once more for every group: a constant of the weights, which costs nothing in a compiled graph.
     """
-    check_latents(latents, config)
     width = config.hidden_size
-    spatial = config.head_depth + config.tail_depth
-    multiply_adds = 2 * config.tokens * config.patch_channels * width + spatial * _block(config, config.tokens)
+    embedders = (FREQUENCY_CHANNELS + width) * width
+    return Flops(
+        condition=2 * (embedders + width * config.modulation_size), velocity=velocity_work(config, latents).flops
+    )
+
+
+def guided_flops(config: ModelConfig, latents: int, weak_latents: int) -> int:
+    """Of a guided step for one sample: the pass at its budget and the weak one, each with its condition.
+
+    The weak pass of cfg is at the same budget, that of ccfg and of autoguidance at a small one.
+    """
+    return flops(config, latents).total + flops(config, weak_latents).total
+
+
+def guidance_saving(config: ModelConfig, latents: int, weak_latents: int) -> float:
+    """What a weak pass at `weak_latents` (ccfg, autoguidance) saves of the work of a step under cfg, 0..1."""
+    return 1 - guided_flops(config, latents, weak_latents) / guided_flops(config, latents, latents)
+
+
+def velocity_work(config: ModelConfig, latents: int) -> Work:
+    """The work of a step at a budget. An export counts its graphs and holds them to this.
+
+    Raises:
+        BudgetError: the model has no such budget.
+    """
+    check_latents(latents, config)
+    width, tokens = config.hidden_size, config.tokens
+    parts = [
+        _weights(tokens * width),
+        _product(tokens, config.patch_channels, width),
+        *[_block(config, tokens)] * (config.head_depth + config.tail_depth),
+        _product(tokens, width, config.patch_channels),
+    ]
     if config.is_elastic:
         kept = config.groups * latents
-        written = config.tokens if config.write_latents == "all" else kept
-        multiply_adds += config.core_depth * _block(config, kept)
-        multiply_adds += _cross_attention(
-            config, asked=0, read=config.tokens, source_per_group=config.latents_per_group
-        )
-        multiply_adds += _cross_attention(
-            config, asked=config.tokens, read=written, source_per_group=written // config.groups
-        )
-        multiply_adds += 2 * 2 * config.tokens * width * width
-    embedders = (FREQUENCY_CHANNELS + width) * width
-    return Flops(condition=2 * (embedders + width * config.modulation_size), velocity=2 * multiply_adds)
+        written = tokens if config.write_latents == "all" else kept
+        parts += [_read(config), *[_block(config, kept)] * config.core_depth, _write(config, written)]
+    return sum(parts, NO_WORK)
 
 
-def _block(config: ModelConfig, length: int) -> int:
-    """Multiply-adds of one block over a sequence: qkv, scores, mix, projection, MLP."""
-    width = config.hidden_size
-    return length * width * (4 * width + 2 * length + 2 * config.mlp_hidden_size)
+def _block(config: ModelConfig, length: int) -> Work:
+    """One block over a sequence: qkv, attention, projection, MLP."""
+    width, hidden = config.hidden_size, config.mlp_hidden_size
+    return (
+        _product(length, width, 3 * width)
+        + _attention(width, asked=length, read=length, seen=length)
+        + _product(length, width, width)
+        + _product(length, width, hidden)
+        + _product(length, hidden, width)
+    )
 
 
-def _cross_attention(config: ModelConfig, *, asked: int, read: int, source_per_group: int) -> int:
-    """Multiply-adds of Read's or Write's attention: `asked` queries projected, `read` keys and values, all N mixed."""
-    width = config.hidden_size
-    mixed = 2 * config.tokens * source_per_group * width
-    return width * width * (asked + 2 * read + config.tokens) + mixed
+def _read(config: ModelConfig) -> Work:
+    """Its queries, projected and normed, are a constant."""
+    width, tokens, latents = config.hidden_size, config.tokens, config.latents_per_group
+    queries, positions, query_projection = latents * width, (latents + tokens) * width, (width + 1) * width
+    attention = _attention(width, asked=tokens, read=tokens, seen=latents, asked_is_constant=True)
+    return _weights(queries + positions + query_projection) + attention + _cross(config, tokens)
+
+
+def _write(config: ModelConfig, read: int) -> Work:
+    """`read`: latents of all groups that it attends to."""
+    width, tokens = config.hidden_size, config.tokens
+    attention = _attention(width, asked=tokens, read=read, seen=read // config.groups)
+    return (
+        _weights(config.latents_per_group * width) + _product(tokens, width, width) + attention + _cross(config, read)
+    )
+
+
+def _cross(config: ModelConfig, read: int) -> Work:
+    """What Read and Write have in common: keys and values, norms, projection, MLP."""
+    width, tokens = config.hidden_size, config.tokens
+    mlp = _product(tokens, width, width, bias=False)
+    return _product(read, width, 2 * width) + _weights(2 * width) + _product(tokens, width, width) + mlp + mlp
+
+
+def _product(rows: int, inputs: int, outputs: int, *, bias: bool = True) -> Work:
+    """A linear layer on so many rows."""
+    return Work(
+        flops=2 * rows * inputs * outputs,
+        weight_bytes=FLOAT32_BYTES * (inputs * outputs + (outputs if bias else 0)),
+        activation_bytes=FLOAT32_BYTES * rows * (inputs + outputs),
+    )
+
+
+def _attention(width: int, *, asked: int, read: int, seen: int, asked_is_constant: bool = False) -> Work:
+    """`asked` queries, `read` keys and values, of which each query sees `seen`: scores and mix."""
+    moved = (1 if asked_is_constant else 2) * asked + 2 * read
+    return Work(flops=2 * 2 * asked * seen * width, weight_bytes=0, activation_bytes=FLOAT32_BYTES * moved * width)
+
+
+def _weights(numbers: int) -> Work:
+    """Weights that no product of a step multiplies."""
+    return Work(flops=0, weight_bytes=FLOAT32_BYTES * numbers, activation_bytes=0)
 
 
 def parameters(config: ModelConfig) -> int:
     """Weights of the model, buffers of positions included, as they stand in a bundle."""
-    width, hidden = config.hidden_size, config.mlp_hidden_size
-    block = width * (4 * width + 4) + 2 * width * hidden + hidden + width
-    embedders = FREQUENCY_CHANNELS * width + width + width * width + width + (config.num_classes + 1) * width
-    ends = (config.patch_channels + 1) * width + (width + 1) * config.patch_channels + config.tokens * width
+    width = config.hidden_size
+    embedders = (FREQUENCY_CHANNELS + 1) * width + (width + 1) * width + (config.num_classes + 1) * width
     modulation = config.modulation_size * (width + 1)
-    total = config.depth * block + embedders + ends + modulation
-    if config.is_elastic:
-        attention = width * (4 * width + 4) + 2 * width
-        positions = (3 * config.latents_per_group + config.tokens) * width
-        total += 2 * (attention + 2 * width * width) + positions
-    return total
+    velocity = velocity_work(config, config.latents_per_group).weight_bytes // FLOAT32_BYTES
+    return velocity + embedders + modulation

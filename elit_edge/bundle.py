@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from elit_edge.bundle_files import BundleFiles
+from elit_edge.decoding import LatentDecoder, settle_tiles
 from elit_edge.errors import BundleError, RequestError
 from elit_edge.fit import check_memory, resident_bytes, run_memory_bytes
 from elit_edge.manifest import Manifest
 from elit_edge.profiling.cache import Report
 from elit_edge.profiling.choosing import candidates_of, profiles_of
+from elit_edge.profiling.decoders import decoder_costs, decoder_runtimes
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
 
@@ -60,8 +62,7 @@ class Bundle:
             BundleError: the bundle has no graphs of that precision, or the runtime refuses them.
             FitError: the memory that is free here is too small.
         """
-        if threads is not None and threads < 1:
-            raise RequestError(f"threads = {threads}: at least 1, or None to leave it to the runtime")
+        _check_threads(threads)
         check_memory(
             run_memory_bytes(self.manifest, 1) - resident_bytes(),
             f"running {self.manifest.name}",
@@ -85,6 +86,46 @@ class Bundle:
         session.profile = next(iter(known.found), None)
         return session
 
+    def prepare_decoder(
+        self,
+        kind: str | None = None,
+        runtime: str = "auto",
+        threads: int | None = None,
+        tiles: bool | None = None,
+        report: Report = lambda _: None,
+    ) -> LatentDecoder:
+        """Open a decoder of the bundle, for `generate` or by itself.
+
+        Args:
+            kind: "full" or "fast"; None for the full one, or the fast one where that is all there is.
+            runtime: a name, or "auto" for the one that decodes fastest on this device. The first time, where several
+                are ready, each is measured in a process of its own; afterwards the user's cache knows.
+            threads: CPU threads of one call; None leaves it to the runtime.
+            tiles: whether to decode in tiles, which takes less memory and more time; None: where a whole picture does
+                not fit the memory that is free now.
+            report: told of measurements.
+
+        Returns:
+            A decoder, to be used as a context manager.
+
+        Raises:
+            RequestError: `threads` is less than 1.
+            BundleError: the bundle has no such decoder, or the runtime refuses it.
+            RuntimeUnavailable: the runtime is not ready here, or does not decode.
+            FitError: the memory that is free here is too small.
+        """
+        _check_threads(threads)
+        decoder = self.manifest.decoder(kind)
+        tiles = settle_tiles(self.manifest, decoder, tiles)
+        able, _ = decoder_runtimes(decoder, runtime)
+        choice = len(able) > 1
+        costs = decoder_costs(
+            self.files, decoder, runtime=runtime, threads=threads, measure_missing=choice, report=report
+        )
+        cost = costs.fastest() if choice else next(iter(costs.found), None)
+        session = choose(able[0][0] if cost is None else cost.runtime).prepare_decoder(self.files, decoder, threads)
+        return LatentDecoder(session, self.manifest.model, tiles=tiles, cost=cost)
+
     def _fastest(self, precision: str | None, threads: int | None, report: Report) -> Session:
         candidates, passed_over = candidates_of(self.files, "auto", precision)
         if len(candidates) == 1:  # nothing to choose, nothing to measure
@@ -100,3 +141,8 @@ class Bundle:
         session.profile = best
         session.passed_over = tuple(each.words() for each in lost)
         return session
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise RequestError(f"threads = {threads}: at least 1, or None to leave it to the runtime")

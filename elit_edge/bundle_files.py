@@ -19,7 +19,8 @@ from elit_edge.files import current_umask
 from elit_edge.manifest import MANIFEST_FILE, FileEntry, Graph, Manifest, decode, encode
 
 GRAPH_FOLDER, CALIBRATION_FOLDER, ENGINE_FOLDER, COREML_FOLDER = "onnx", "calibration", "engines", "coreml"
-FOLDERS = (GRAPH_FOLDER, CALIBRATION_FOLDER, ENGINE_FOLDER, COREML_FOLDER)
+DECODER_FOLDER = "decoders"
+FOLDERS = (GRAPH_FOLDER, CALIBRATION_FOLDER, ENGINE_FOLDER, COREML_FOLDER, DECODER_FOLDER)
 """All that a bundle holds beside its manifest."""
 PACKAGE_INDEX = "Manifest.json"
 """What every Core ML package holds."""
@@ -100,6 +101,7 @@ class BundleFiles:
         needed = [name for graph in self.manifest.graphs for name in (graph.path, graph.weights)]
         needed += [calibration.record for calibration in self.manifest.calibrations]
         needed += [engine.path for engine in self.manifest.engines]
+        needed += [name for decoder in self.manifest.decoders for name in (decoder.path, decoder.weights)]
         needed += [
             f"{function.package}/{PACKAGE_INDEX}" for model in self.manifest.coreml for function in model.functions
         ]

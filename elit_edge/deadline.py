@@ -60,8 +60,10 @@ class TimedRun:
         plan: Plan | None,
         guidance: GuidanceKind | None,
         pressure: SustainableShare | None,
+        decoding_ms: float = 0.0,
     ) -> None:
-        """`plan`: in place of one made here. Its bound is the deadline where there is no other.
+        """`plan`: in place of one made here. Its bound is the deadline where there is no other. `decoding_ms`: of the
+        deadline, held back for making pictures of the samples.
 
         Raises:
             RequestError: the deadline is no time.
@@ -70,6 +72,7 @@ class TimedRun:
         if deadline_s is not None and not 0 < deadline_s < np.inf:
             raise RequestError(f"deadline = {deadline_s}: must be a number of seconds above 0")
         self._begun, self._pressure, self._batch = begun, pressure, len(classes)
+        self._decoding_ms = decoding_ms
         if plan is not None and (plan.runtime, plan.precision) != (session.runtime, session.precision):
             raise PlanError(
                 f"a plan for {plan.runtime} {plan.precision} on a session of {session.runtime} {session.precision}; "
@@ -82,10 +85,11 @@ class TimedRun:
         self._cap = 1.0 if pressure is None else pressure()[0]
         if plan is None:
             assert deadline_s is not None
-            left_ms = (begun + deadline_s - time.perf_counter()) * 1e3
+            left_ms = (begun + deadline_s - time.perf_counter()) * 1e3 - decoding_ms
             if left_ms <= 0:
+                decoding = f" and {decoding_ms:.0f} ms held back for decoding" if decoding_ms else ""
                 raise DeadlineError(
-                    f"of {deadline_s * 1e3:.0f} ms nothing was left after measuring the session; "
+                    f"of {deadline_s * 1e3:.0f} ms nothing was left after measuring the session{decoding}; "
                     "Bundle.prepare(runtime='auto') measures ahead and remembers",
                     None,
                 )
@@ -105,7 +109,7 @@ class TimedRun:
         """The steps over the plan's times, decided by the governor if time is bound. Call just before the first."""
         if self._bound_ms is None:
             return self._as_planned()
-        finish_ms = self._planner.finish_ms(self.plan, self._batch)
+        finish_ms = self._planner.finish_ms(self.plan, self._batch) + self._decoding_ms
         ends_at = self._begun + (self._bound_ms - finish_ms) / 1e3
         self._governor = Governor(
             self._planner, self.plan, grid, self._batch, ends_at, pressure=self._pressure, cap=self._cap

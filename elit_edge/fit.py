@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from elit_edge.budget import parameters
 from elit_edge.device.control_group import read_control_group
 from elit_edge.device.memory import read_memory
 from elit_edge.device.tree import Tree
 from elit_edge.errors import FitError
-from elit_edge.manifest import Manifest
+from elit_edge.manifest import Decoder, Manifest
 from elit_edge.model_config import ModelConfig
 
-FLOAT_BYTES = 4
+FLOAT_BYTES, HALF_BYTES = 4, 2
 EXPORT_BASE_BYTES = 480 << 20
 """torch, onnx-ir and the trace, whatever the model."""
 EXPORT_COPIES = 1.3
@@ -34,6 +35,8 @@ RUN_COPIES = 2.2
 """Of a runtime that packs weights its own way beside the mapped file."""
 RUN_ACTIVATIONS = 150
 """Tensors of [tokens, width] that a pass holds for each sample."""
+DECODE_COPIES = 1.5
+"""What a runtime holds while it decodes, over what the graph's values alone do: docs/benchmarks.md."""
 
 
 def export_memory_bytes(config: ModelConfig, *, check: bool) -> int:
@@ -42,10 +45,10 @@ def export_memory_bytes(config: ModelConfig, *, check: bool) -> int:
     return EXPORT_BASE_BYTES + int(copies * FLOAT_BYTES * parameters(config))
 
 
-def bundle_bytes(config: ModelConfig) -> int:
-    """Size of the bundle, foreseen from the config alone."""
-    graphs = 3 + (config.latents_per_group if config.is_elastic else 0)
-    return FLOAT_BYTES * parameters(config) + graphs * (GRAPH_BYTES + config.depth * BLOCK_BYTES)
+def bundle_bytes(config: ModelConfig, dtype: Literal["fp32", "fp16"], budgets: int) -> int:
+    """Size of the bundle without decoders, foreseen from the config and the number of graphs of fixed shapes."""
+    each = FLOAT_BYTES if dtype == "fp32" else HALF_BYTES
+    return each * parameters(config) + (3 + budgets) * (GRAPH_BYTES + config.depth * BLOCK_BYTES)
 
 
 def calibration_memory_bytes(manifest: Manifest) -> int:
@@ -72,6 +75,18 @@ def run_memory_bytes(manifest: Manifest, batch: int) -> int:
     return RUN_BASE_BYTES + int(RUN_COPIES * weights) + batch * activations
 
 
+def decoder_open_bytes(manifest: Manifest, decoder: Decoder) -> int:
+    """What an open decoder holds, foreseen."""
+    return int(RUN_COPIES * manifest.files[decoder.weights].bytes)
+
+
+def decode_memory_bytes(decoder: Decoder, side: int, tiles: bool) -> int:
+    """What decoding a picture of `side` latents a side takes beside the open decoder, whole or in tiles."""
+    tile = min(side, decoder.tiling.latents) if tiles else side
+    values = int(DECODE_COPIES * decoder.pixel_bytes * (decoder.factor * tile) ** 2)
+    return values + 3 * FLOAT_BYTES * (decoder.factor * side) ** 2
+
+
 def resident_bytes() -> int:
     """What this process holds already."""
     import psutil
@@ -84,14 +99,19 @@ def amount(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
+def free_bytes() -> int | None:
+    """Memory that this process may still take; None where the machine does not tell."""
+    tree = Tree(Path("/"))
+    return read_memory(tree, read_control_group(tree)).usable_bytes
+
+
 def check_memory(needed_bytes: int, work: str, advice: str) -> None:
     """Refuse what this machine cannot hold now; nothing where it does not tell.
 
     Raises:
         FitError: it does not fit.
     """
-    tree = Tree(Path("/"))
-    usable = read_memory(tree, read_control_group(tree)).usable_bytes
+    usable = free_bytes()
     if usable is not None and needed_bytes > usable:
         raise FitError(
             f"{work} needs about {amount(needed_bytes)} of memory, and {amount(usable)} are free here; {advice}"

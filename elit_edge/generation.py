@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from elit_edge.deadline import DeadlineReport, TimedRun
+from elit_edge.decoding import FLAT_DEVIATION, LatentDecoder
 from elit_edge.errors import Cancelled, PictureError, RequestError
 from elit_edge.governor import SustainableShare
 from elit_edge.manifest import Manifest
@@ -22,8 +23,6 @@ Images = npt.NDArray[np.uint8]
 
 CONDITION_BYTES = 64 << 20
 """Modulations of so many bytes are computed ahead at a time: all steps of a small model, some of a large one."""
-FLAT_DEVIATION = 1e-3
-"""A sample whose values spread less than this (in units of its noise) is a constant, not a picture."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Generation:
     samples: Array
     """[B, C, S, S] float64."""
     images: Images | None
-    """[B, S, S, 3], None for a model of latents whose bundle has no decoder."""
+    """[B, S, S, 3] of a model of pixels, [B, f·S, f·S, 3] from a decoder; None for latents without one."""
     labels: tuple[int, ...]
     latents: tuple[int, ...]
     """The budget of each step that was taken."""
@@ -60,6 +59,12 @@ class Generation:
     """Wall time of each step, without conditions."""
     condition_ms: float
     """Wall time of the conditions of all steps."""
+    decode_ms: float | None = None
+    """Wall time of decoding all pictures; None where no decoder was given, as the next two."""
+    decoder: str | None = None
+    """"full" or "fast"."""
+    tiles: bool | None = None
+    """Whether it decoded in tiles."""
     deadline: DeadlineReport | None = None
     """None where no deadline was given."""
 
@@ -83,6 +88,8 @@ def generate(
     deadline: float | None = None,
     plan: Plan | None = None,
     pressure: SustainableShare | None = None,
+    decoder: LatentDecoder | None = None,
+    previewer: LatentDecoder | None = None,
 ) -> Generation:
     """Make one sample for each label. What is not given comes from the bundle's sampler defaults.
 
@@ -109,14 +116,16 @@ def generate(
         plan: from a `Planner`, in place of one made here; without a deadline the time that it has to fit is one.
         pressure: asked once a second what share of the full budget the device should carry, and why; for deadlines:
             `elit_edge.device.pressure.sustainable_share`.
+        decoder: makes the pictures of a model of latents, from `Bundle.prepare_decoder`. A deadline covers it.
+        previewer: makes the previews in place of `decoder`, which makes them itself where it is a fast one.
 
     Returns:
-        Samples, pictures where the model has pixels, and the settings and times of the run.
+        Samples, pictures where the model has pixels or a decoder, and the settings and times of the run.
 
     Raises:
         RequestError, BudgetError: a value that the model or the samplers do not know.
         DeadlineError: not even the fastest plan would be in time; raised before the first step.
-        PictureError: a sample that is not finite, or the same everywhere.
+        PictureError: a sample or picture that is not finite, or the same everywhere.
         Cancelled: `cancelled` said so.
     """
     begun = time.perf_counter()
@@ -125,12 +134,26 @@ def generate(
     classes = [manifest.label(label) for label in labels]
     if not classes:
         raise RequestError("no labels; give one for each picture")
+    model = manifest.model
+    shape = (model.in_channels, model.image_size, model.image_size)
+    _check_decoders(manifest, [each for each in (decoder, previewer) if each is not None])
+    if previewer is None and decoder is not None and decoder.decoder.kind == "fast":
+        previewer = decoder
     timed: TimedRun | None = None
     if deadline is not None or plan is not None:
         chosen_by_plan = {"steps": steps, "latents": latents, "solver": solver, "weak_latents": weak_latents}
         _refuse_beside_deadline(**chosen_by_plan, **({} if plan is None else {"guidance": guidance}))
         unguided = scale is not None and scale <= 1
-        timed = TimedRun(session, classes, begun, deadline, plan, "none" if unguided else guidance, pressure)
+        timed = TimedRun(
+            session,
+            classes,
+            begun,
+            deadline,
+            plan,
+            "none" if unguided else guidance,
+            pressure,
+            0.0 if decoder is None else decoder.expected_ms(len(classes)),
+        )
         solver, guidance, weak_latents = timed.plan.solver, timed.plan.guidance, timed.plan.weak_latents
         latents = timed.plan.latents
     budgets = _budgets(manifest, steps, latents)
@@ -142,8 +165,6 @@ def generate(
         *interval,
     )
     stream = NoiseStream(seed, len(classes))
-    model = manifest.model
-    shape = (model.in_channels, model.image_size, model.image_size)
     state = stream.draw(shape) if noise is None else _given_noise(noise, (len(classes), *shape))
     grid = times(solver, len(budgets))
     field = _GuidedField(session, classes, grid, chosen)
@@ -154,17 +175,17 @@ def generate(
     def watch(step: Step, done: int) -> None:
         if progress is not None:
             left = len(budgets) - done if timed is None else timed.steps_left
-            preview = images_of(step.x0, manifest) if preview_every > 0 and done % preview_every == 0 else None
+            shown = preview_every > 0 and done % preview_every == 0
+            preview = _preview(step.x0, manifest, previewer) if shown else None
             elapsed_ms = (time.perf_counter() - begun) * 1e3
             progress(Progress(done, done + left, step.move.latents, elapsed_ms, preview))
 
     run = solve(field, state, solver, grid, moves, lambda: stream.draw(shape))
     state, taken, step_ms = _integrate(run, len(budgets), field, watch, cancelled)
     _check_pictures(state, [move.latents for move in taken])
-    images = images_of(state, manifest)
-    return Generation(
+    made = Generation(
         samples=state,
-        images=images,
+        images=images_of(state, manifest),
         labels=tuple(classes),
         latents=tuple(move.latents for move in taken),
         solver=solver,
@@ -172,8 +193,23 @@ def generate(
         seed=seed if noise is None or solver == "euler-maruyama" else None,
         step_ms=tuple(step_ms),
         condition_ms=field.condition_ms,
-        deadline=None if timed is None else timed.report(grid, taken),
     )
+    if decoder is not None:
+        made = decoded(made, decoder)
+    return made if timed is None else replace(made, deadline=timed.report(grid, taken))
+
+
+def decoded(made: Generation, decoder: LatentDecoder) -> Generation:
+    """The same with the pictures of its samples, which are latents.
+
+    Raises:
+        RequestError: the decoder is of another model.
+        PictureError: a picture that is not finite, or the same everywhere.
+    """
+    begun = time.perf_counter()
+    images = _images(decoder.decode(made.samples))
+    decode_ms = (time.perf_counter() - begun) * 1e3
+    return replace(made, images=images, decode_ms=decode_ms, decoder=decoder.decoder.kind, tiles=decoder.tiles)
 
 
 def _integrate(
@@ -212,8 +248,25 @@ def images_of(samples: Array, manifest: Manifest) -> Images | None:
     """Samples in [-1, 1] as uint8 [B, S, S, 3]; None where they are not pixels."""
     if manifest.sample_space != "pixels":
         return None
-    pixels = np.clip(np.rint((samples + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:3], 3)))
+    return _images(samples)
+
+
+def _images(pixels: npt.NDArray[np.floating]) -> Images:
+    """Pixels [B, 1 or 3, S, S] in [-1, 1] as uint8 [B, S, S, 3]."""
+    values = np.clip(np.rint((pixels + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:3], 3)))
+
+
+def _preview(samples: Array, manifest: Manifest, viewer: LatentDecoder | None) -> Images | None:
+    """Pictures of samples that are not finished."""
+    return images_of(samples, manifest) if viewer is None else _images(viewer.decode(samples, check=False))
+
+
+def _check_decoders(manifest: Manifest, decoders: Sequence[LatentDecoder]) -> None:
+    if decoders and manifest.sample_space == "pixels":
+        raise RequestError(f"{manifest.name} makes pixels, which need no decoder; leave it out")
+    for decoder in decoders:
+        decoder.check_shape((manifest.model.in_channels, manifest.model.image_size, manifest.model.image_size))
 
 
 def _budgets(manifest: Manifest, steps: int | None, latents: int | Sequence[int] | None) -> tuple[int, ...]:

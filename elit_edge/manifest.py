@@ -156,12 +156,75 @@ class CoreMlModel(_Struct, frozen=True, kw_only=True):
         return self.compression or self.precision
 
 
+class Tiling(_Struct, frozen=True, kw_only=True):
+    """Decoding in tiles whose seams are blended, for want of memory: what it was found to change."""
+
+    latents: Positive
+    """Side of a tile, in latents."""
+    overlap: Positive
+    """Latents that two neighbours share."""
+    psnr_db: float
+    """Of the pictures in tiles against the same pictures decoded whole: the worst."""
+
+
+class DecoderParity(_Struct, frozen=True, kw_only=True):
+    """How near a decoder's graph is to PyTorch, on latents of the model's own trajectories where it was verified."""
+
+    cases: Positive
+    latents: Literal["trajectories", "noise"]
+    """What was decoded: ends of the model's trajectories, or normal noise (with --no-verify)."""
+    psnr_db: float
+    """The worst."""
+    headroom: float | None
+    """float16's greatest number over the greatest of any node that computes in it; None for a float32 graph."""
+
+
+class Decoder(_Struct, frozen=True, kw_only=True):
+    """Samples in latent space -> pictures: z float32 [batch, C, height, width] -> pixels [batch, 3, f·height, f·width].
+
+    z is sample / scale + shift; pixels are in [-1, 1] but for what the decoder overshoots. Any batch, height and width.
+    """
+
+    kind: Literal["full", "fast"]
+    """"fast": a small distilled one, for previews and for pictures in a hurry."""
+    layout: Literal["AutoencoderKL", "AutoencoderTiny"]
+    """As diffusers names it."""
+    precision: Literal["fp32", "fp16"]
+    path: str
+    weights: str
+    scale: Annotated[float, msgspec.Meta(gt=0)]
+    shift: float
+    factor: Positive
+    """f: pixels a side for each latent."""
+    left_wide: Count
+    """Nodes of an fp16 graph that compute in float32 because their numbers come near float16's greatest."""
+    pixel_bytes: Positive
+    """Most that a graph's values hold at once, in float32, for each pixel of the picture."""
+    parity: DecoderParity
+    tiling: Tiling
+    source: str
+    source_sha256: Digest
+    """Of the file with its weights."""
+
+
 class Budget(_Struct, frozen=True, kw_only=True):
     """One rung of the ladder: what a pass for one sample costs at that many latents a group."""
 
     latents: Positive
     velocity_flops: Count
     """Two for each multiply-add of matrix products and attention, of one step once its conditions are known."""
+    weight_bytes: Positive | None = None
+    """All weights of the float32 graph of a step, each once. None, as below, in a bundle of an earlier elit-edge."""
+    activation_bytes: Positive | None = None
+    """What the products of that graph read and write beside weights, each value once a product: with the weights, the
+    least that a float32 runtime moves for a step."""
+
+    @property
+    def moved_bytes(self) -> int | None:
+        """Weights and activations of a step; None where they are not known."""
+        if self.weight_bytes is None or self.activation_bytes is None:
+            return None
+        return self.weight_bytes + self.activation_bytes
 
 
 class SamplerDefaults(_Struct, frozen=True, kw_only=True):
@@ -192,6 +255,9 @@ class Verification(_Struct, frozen=True, kw_only=True):
     cases: Positive
     runtime: str
     worst: WorstCase
+    headroom: float | None = None
+    """float16's greatest number over the greatest of any node that computes in it, on these trajectories; None for a
+    float32 export."""
 
 
 class Provenance(_Struct, frozen=True, kw_only=True):
@@ -229,6 +295,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     """What `elit-edge compile` made of the graphs for GPUs of NVIDIA."""
     coreml: tuple[CoreMlModel, ...] = ()
     """What it made of the weights for Apple's devices."""
+    decoders: tuple[Decoder, ...] = ()
+    """At most one of each kind; none for a model of pixels."""
 
     @property
     def latents_per_group(self) -> int:
@@ -265,6 +333,21 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         raise BundleError(
             f"bundle {self.name} has no {precision} {role} graph {form}; it has: "
             + ", ".join(f"{g.precision} {g.role} ({g.latents or 'any'})" for g in self.graphs)
+        )
+
+    def decoder(self, kind: str | None = None) -> Decoder:
+        """The decoder of a kind; the full one, or else the fast one, where none is asked for.
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        found = {decoder.kind: decoder for decoder in self.decoders}
+        for wanted in ("full", "fast") if kind is None else (kind,):
+            if wanted in found:
+                return found[wanted]
+        raise BundleError(
+            f"bundle {self.name} has no {f'{kind} ' if kind else ''}decoder; "
+            + (f"it has: {', '.join(found)}" if found else "export it again with --vae DIR")
         )
 
     def check_latents(self, latents: int) -> int:

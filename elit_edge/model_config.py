@@ -12,6 +12,9 @@ from elit_edge.errors import ConfigError
 FREQUENCY_CHANNELS = 256
 """Cosines and sines of the timestep that every SiT embeds."""
 
+LARGEST_SIZE = 2**31 - 1
+MIN_GROUP = 2
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -47,6 +50,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A string a class; synonyms stand inside it, ", " between them: "tench, Tinca tinca"."""
 
     def __post_init__(self) -> None:
+        for name, value in self.fields().items():
+            if isinstance(value, int) and value > LARGEST_SIZE:
+                raise ConfigError(f"model config: {name} is above {LARGEST_SIZE}")
         problems = [text for wrong, text in self._contradictions() if wrong]
         if problems:
             raise ConfigError("model config: " + "; ".join(problems))
@@ -60,8 +66,15 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             ((side // patch) % group != 0, f"{side // patch} tokens a side do not divide into groups of {group}"),
             (self.hidden_size % self.num_heads != 0, f"hidden_size {self.hidden_size} / num_heads {self.num_heads}"),
             (self.hidden_size % 4 != 0, f"hidden_size {self.hidden_size} is not a multiple of 4, as positions need"),
-            (self.mlp_hidden_size < 1, f"mlp_ratio {self.mlp_ratio} leaves no MLP of hidden_size {self.hidden_size}"),
+            (
+                not 1 <= self.hidden_size * self.mlp_ratio <= LARGEST_SIZE,
+                f"mlp_ratio {self.mlp_ratio} makes no MLP of hidden_size {self.hidden_size}",
+            ),
             (elit and self.core_depth < 1, "an elit-sit needs core_depth >= 1"),
+            (
+                elit and group < MIN_GROUP,
+                f"an elit-sit needs group_size >= {MIN_GROUP}: one latent a group is no choice",
+            ),
             (self.depth < 1, "a model needs at least one block"),
             (
                 not elit and (self.core_depth + self.tail_depth > 0 or group != 1),

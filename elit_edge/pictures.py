@@ -62,6 +62,15 @@ def _factor(side: int) -> int:
 def settings_of(generation: Generation, manifest: Manifest) -> dict[str, Any]:
     """What has to be known to make the same pictures again, and how long they took."""
     guidance = generation.guidance
+    decoding = (
+        {}
+        if generation.decode_ms is None
+        else {
+            "decoder": generation.decoder,
+            "tiles": generation.tiles,
+            "decode_ms": round(generation.decode_ms, 3),
+        }
+    )
     return {
         "bundle": manifest.name,
         "source_sha256": manifest.provenance.source_sha256,
@@ -75,6 +84,7 @@ def settings_of(generation: Generation, manifest: Manifest) -> dict[str, Any]:
         "interval": (guidance.low, guidance.high),
         "step_ms": [round(value, 3) for value in generation.step_ms],
         "condition_ms": round(generation.condition_ms, 3),
+        **decoding,
     }
 
 

@@ -81,7 +81,15 @@ def test_a_config_in_contradiction_with_itself_is_refused_and_the_contradiction_
 
 @pytest.mark.parametrize(
     ("fields", "remedy"),
-    [({"hidden_size": 1150, "num_heads": 2}, "hidden_size 1150"), ({"mlp_ratio": 1e-4}, "mlp_ratio 0.0001")],
+    [
+        ({"hidden_size": 1150, "num_heads": 2}, "hidden_size 1150"),
+        ({"mlp_ratio": 1e-4}, "mlp_ratio 0.0001"),
+        ({"mlp_ratio": 1e308}, r"mlp_ratio 1e\+308"),
+        ({"mlp_ratio": 2e6}, "mlp_ratio 2000000.0"),
+        ({"hidden_size": 10**400}, "hidden_size is above 2147483647"),
+        ({"core_depth": 2**31}, "core_depth is above 2147483647"),
+        ({"group_size": 1}, "an elit-sit needs group_size >= 2"),
+    ],
 )
 def test_a_config_of_no_possible_model_is_refused(fields, remedy):
     with pytest.raises(ConfigError, match=remedy):

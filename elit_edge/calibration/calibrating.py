@@ -21,8 +21,7 @@ from elit_edge.bundle_files import (
 )
 from elit_edge.calibration import schemes
 from elit_edge.calibration.collecting import collect
-from elit_edge.calibration.half import TYPES, narrow, stored_halves
-from elit_edge.calibration.headroom import Peaks, describe, measure
+from elit_edge.calibration.headroom import describe, measure
 from elit_edge.calibration.observing import Observed, observe
 from elit_edge.calibration.proof.proving import check_settings, prove
 from elit_edge.calibration.record import Headroom, Layer, Record, Treatment, encode
@@ -32,6 +31,8 @@ from elit_edge.calibration.set_file import load_set, save_set
 from elit_edge.calibration.sites import ROLES, Site, find_sites, weight_of
 from elit_edge.calibration.states import CalibrationSet, default_recipe, source_digest
 from elit_edge.errors import CalibrationError
+from elit_edge.export.half import TYPES, narrow, stored_halves
+from elit_edge.export.peaks import Peaks
 from elit_edge.export.weights_file import write_tensors
 from elit_edge.fit import calibration_memory_bytes, check_disk, check_memory, resident_bytes
 from elit_edge.manifest import Graph, Manifest, Precision, Role
@@ -91,6 +92,7 @@ def calibrate(
     Raises:
         CalibrationError: the bundle or the set cannot be calibrated, or the verdict refuses the result.
         BundleError: the target exists, or cannot be written.
+        ExportError: a weight that fp16 cannot hold.
         FitError: the memory or the disk is too small; nothing was begun.
         RequestError, RuntimeUnavailable: settings that no proof can be made with; no runtime here for it.
     """
@@ -199,7 +201,7 @@ def _write_precision(
             peaks = _measured(staged, states, threads, report)
             headroom = describe(models, peaks)
         report("rewrite", 0)
-        tensors = write_tensors(weights, stored_halves(models, scheme), lambda _: None)
+        tensors = write_tensors(weights, stored_halves(models.values(), scheme), lambda _: None)
         for role, model in models.items():
             narrow(model, scheme, tensors, peaks[role].overflowing(model.graph))
     else:

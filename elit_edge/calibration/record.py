@@ -10,17 +10,13 @@ from typing import Annotated, Literal
 import msgspec
 
 from elit_edge.errors import BundleError
+from elit_edge.export.float16 import Reason
 from elit_edge.manifest import Role
 from elit_edge.model_config import Count, Digest, Positive
 
 Treatment = Literal["int8", "int8-dynamic", "w8", "w4", "fp16", "bf16", "fp32"]
 """What a matrix product is computed in; w8 and w4 are stored in so many bits, and computed in float32."""
 Observer = Literal["min-max", "percentile", "entropy", "mse"]
-
-FP16_GREATEST = 65504.0
-Reason = Literal["angles", "sum of squares", "overflow"]
-"""Why a node of an fp16 graph stays in float32: the timestep's angles lose too much, the sum of squares of a norm may
-overflow, a number was seen to come near the greatest one of fp16."""
 
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

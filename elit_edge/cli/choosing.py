@@ -98,7 +98,7 @@ class Chooser:
         if left_s is not None and left_s <= 0:
             raise DeadlineError(
                 f"of {deadline_s:g} s no time is left to generate: {self._clock.elapsed_s():.2f} s went into starting "
-                f"and checking the bundle, {finish_s:.2f} s are held back for the file; give a longer deadline",
+                f"and checking the bundle, {finish_s:.2f} s are held back for what follows; give a longer deadline",
                 None,
             )
         wish = Wish(
@@ -120,7 +120,7 @@ class Chooser:
         return session
 
     def left_s(self, deadline_s: float, finish_s: float) -> float:
-        """Of a deadline, once the file's own time is held back."""
+        """Of a deadline, once the time of decoding and of the file is held back."""
         return deadline_s - finish_s - self._clock.elapsed_s()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
+from elit_edge.cli.quantities import Numbers
 from elit_edge.cli.reporting import say, stages
+from elit_edge.fit import amount
 
 
 @click.command()
@@ -18,10 +21,27 @@ from elit_edge.cli.reporting import say, stages
     type=click.Path(path_type=Path),
     help="Names of the classes in their order: one a line, or a JSON list; synonyms after a comma and a space.",
 )
+@click.option(
+    "--vae",
+    "vaes",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Decoder of the latents, in diffusers' layout; a second one of the other kind for previews.",
+)
+@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", help="Of weights and graphs.")
+@click.option("--budgets", type=Numbers(), default=(), help="Budgets with a graph of fixed shapes, and checked.")
 @click.option("--no-verify", is_flag=True, help="Skip the parity gate; the bundle is marked unverified.")
 @click.option("--force", is_flag=True, help="Replace a bundle that stands there.")
 def command(
-    checkpoint: Path, output: Path, config: Path | None, class_names: Path | None, no_verify: bool, force: bool
+    checkpoint: Path,
+    output: Path,
+    config: Path | None,
+    class_names: Path | None,
+    vaes: tuple[Path, ...],
+    dtype: Literal["fp32", "fp16"],
+    budgets: tuple[int, ...],
+    no_verify: bool,
+    force: bool,
 ) -> None:
     """Compile CHECKPOINT (the authors' .pt, or .safetensors) into a bundle with every budget over one copy of weights.
 
@@ -32,20 +52,36 @@ def command(
     require_export()
     from elit_edge.cli.sources import read_source
     from elit_edge.export.exporter import export
+    from elit_edge.export.vae.source import read_vae
     from elit_edge.model.class_names import imagenet_class_names
 
     with stages() as report:
         source = read_source(checkpoint, config, class_names)
-        exported = export(source, output, force=force, check=not no_verify, report=report)
+        decoders = [read_vae(vae) for vae in vaes]
+        exported = export(
+            source,
+            output,
+            dtype=dtype,
+            budgets=budgets,
+            vaes=decoders,
+            check=not no_verify,
+            force=force,
+            report=report,
+        )
     manifest = exported.manifest
     if not exported.fresh:
         say(f"{output} is up to date")
         return
-    size = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+    size = amount(sum(entry.bytes for entry in manifest.files.values()))
     parity = "not verified"
     if manifest.verification:
         worst = manifest.verification.worst
         parity = f"worst parity {worst.psnr_db:g} dB ({worst.graph}, {worst.latents} latents, t = {worst.t:g})"
-    say(f"{output}: {len(manifest.ladder)} budgets, {size:.1f} MB, {parity}")
+    say(f"{output}: {len(manifest.ladder)} budgets, {size}, {parity}")
+    for each in manifest.decoders:
+        say(
+            f"{each.kind} decoder ({each.layout}, {each.precision}): {each.parity.psnr_db:g} dB; in tiles of "
+            f"{each.tiling.latents} latents {each.tiling.psnr_db:g} dB of the whole picture"
+        )
     if manifest.model.class_names == imagenet_class_names():
         say("its 1000 classes have ImageNet's names; --class-names FILE gives them others")

@@ -9,6 +9,7 @@ import click
 
 from elit_edge.bundle import Bundle
 from elit_edge.cli.choosing import Chooser, Clock, explain_plans, say_deadline
+from elit_edge.cli.decoding import Decoding
 from elit_edge.cli.quantities import Duration, Numbers, Size
 from elit_edge.cli.reporting import say, stages
 from elit_edge.device.pressure import sustainable_share
@@ -16,6 +17,7 @@ from elit_edge.errors import RequestError
 from elit_edge.files import refuse_existing
 from elit_edge.fit import check_memory, resident_bytes, run_memory_bytes
 from elit_edge.generation import Generation, generate
+from elit_edge.manifest import Manifest
 from elit_edge.pictures import grid, save_png, save_samples, settings_of
 from elit_edge.sampling import GuidanceKind, Solver
 
@@ -45,6 +47,9 @@ WRITING_S, WRITING_S_PER_PIXEL = 0.02, 4e-7
 @click.option("--runtime", default="auto", show_default=True, help="What computes.")
 @click.option("--precision", help="Which graphs of the bundle to run.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--decoder", type=click.Choice(["full", "fast"]), help="What makes pictures of latents.  [default: full]")
+@click.option("--decoder-runtime", default="auto", show_default=True, help="What computes the decoder.")
+@click.option("--tiles/--no-tiles", default=None, help="Decode in tiles.  [default: where memory is short]")
 @click.option("--force", is_flag=True, help="Replace an output that stands there.")
 def command(
     bundle: Path,
@@ -59,6 +64,9 @@ def command(
     memory_bytes: int | None,
     joules: float | None,
     explain: bool,
+    decoder: str | None,
+    decoder_runtime: str,
+    tiles: bool | None,
     **settings: Any,
 ) -> None:
     """Make pictures from BUNDLE. What is not given comes from the bundle's own sampler defaults.
@@ -69,7 +77,7 @@ def command(
     clock = Clock()
     refuse_existing(output, replace=force)
     opened = Bundle.open(bundle)
-    _check_suffix(output, opened.manifest.sample_space)
+    decodes = _decodes(output, opened.manifest, decoder)
     if settings["latents"] is not None and len(settings["latents"]) == 1:
         (settings["latents"],) = settings["latents"]
     wanted = [opened.manifest.label(label) for label in labels for _ in range(count)]
@@ -78,11 +86,13 @@ def command(
         f"{len(wanted)} pictures at once",
         "ask for fewer with --count, and make the rest with other seeds",
     )
+    decoding = Decoding(opened, decoder, decoder_runtime, threads, tiles, memory_bytes) if decodes else None
     if deadline is memory_bytes is joules is None:
         session = opened.prepare(runtime, precision, threads, report=say)
     else:
         chooser = Chooser(opened, wanted, runtime, precision, threads, clock)
-        finish_s = _writing_s(opened.manifest.model.image_size, len(wanted))
+        side = opened.manifest.model.image_size
+        finish_s = 0.0 if deadline is None else _finish_s(decoding, side, len(wanted), clock)
         plan = chooser.plan(deadline, finish_s, memory_bytes, joules, settings["guidance"])
         if explain:
             explain_plans(chooser)
@@ -98,36 +108,59 @@ def command(
     if explain:
         for words in session.passed_over:
             say(f"not {words}")
-    with session, stages() as report:
-        made = generate(
-            session, wanted, progress=lambda state: report("generate", state.step / state.steps), **settings
-        )
+    with stages() as report:
+        with session:  # closed before the decoder opens: the memory of one of them at a time
+            made = generate(
+                session, wanted, progress=lambda state: report("generate", state.step / state.steps), **settings
+            )
+        if decoding is not None:
+            report("decode", 0.0)
+            made = decoding.pictures(made)
     if output.suffix == ".npy" or made.images is None:
         save_samples(made.samples, output, replace=force)
     else:
         save_png(grid(made.images), output, settings_of(made, opened.manifest), replace=force)
-    _say_what_was_made(made, output, session.runtime)
+    _say_what_was_made(made, output, session.runtime, decoding)
     if made.deadline is not None:
         say_deadline(made.deadline, deadline, clock)
 
 
-def _writing_s(side: int, count: int) -> float:
-    """Time held back for turning samples into a file on disk."""
-    return WRITING_S + WRITING_S_PER_PIXEL * side * side * count
+def _finish_s(decoding: Decoding | None, side: int, count: int, clock: Clock) -> float:
+    """Time held back for making pictures of samples, and a file on disk of those."""
+    decoding_s = 0.0
+    if decoding is not None:
+        decoding_s, side = decoding.expected_s(count, clock), decoding.image_side
+    return decoding_s + WRITING_S + WRITING_S_PER_PIXEL * side * side * count
 
 
-def _say_what_was_made(made: Generation, output: Path, runtime: str) -> None:
+def _say_what_was_made(made: Generation, output: Path, runtime: str, decoding: Decoding | None) -> None:
     total = made.condition_ms + sum(made.step_ms)
     guidance = f"{made.guidance.kind} {made.guidance.scale:g}"
     how = f"{len(made.latents)} steps {made.solver}, {_span(made.latents)} latents, {guidance}"
-    say(f"{output}: {len(made.labels)} pictures, {how}, {total:.0f} ms on {runtime}")
+    after = ""
+    if decoding is not None:
+        after = f"; decoded {'in tiles' if made.tiles else 'whole'}, {made.decode_ms:.0f} ms on {decoding.runtime}"
+    say(f"{output}: {len(made.labels)} pictures, {how}, {total:.0f} ms on {runtime}{after}")
 
 
-def _check_suffix(output: Path, sample_space: str) -> None:
-    allowed = (".png", ".npy") if sample_space == "pixels" else (".npy",)
+def _decodes(output: Path, manifest: Manifest, decoder: str | None) -> bool:
+    """Whether samples have to be decoded for this output.
+
+    Raises:
+        RequestError, BundleError: the bundle cannot make such a file.
+    """
+    pixels = manifest.sample_space == "pixels"
+    allowed = (".png", ".npy") if pixels or manifest.decoders else (".npy",)
     if output.suffix not in allowed:
-        why = "" if sample_space == "pixels" else ": its samples are latents, and the bundle has no decoder"
+        without = ": its samples are latents, and the bundle has no decoder; export it again with --vae DIR"
+        why = "" if ".png" in allowed else without
         raise RequestError(f"-o {output}: this bundle writes {' or '.join(allowed)}{why}")
+    if decoder is not None and (pixels or output.suffix == ".npy"):
+        what = "this bundle makes pixels" if pixels else f"-o {output} holds latents"
+        raise RequestError(
+            f"--decoder {decoder}: {what}, which are not decoded; leave it out, or write a .png of latents"
+        )
+    return not pixels and output.suffix == ".png"
 
 
 def _span(latents: tuple[int, ...]) -> str:

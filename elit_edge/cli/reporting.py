@@ -7,23 +7,38 @@ from contextlib import contextmanager
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from elit_edge.pages.tables import Sheet
 
+SPEED_ESTIMATE_S = 3600.0
+"""Over so much of the past: what takes hours reports once in minutes."""
+
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar whose name and share, 0..1, the caller reports; it is silent where stderr is no terminal."""
+    """A progress bar whose name and share, 0..1, the caller reports, with the time passed and the time left of each
+    stage; it is silent where stderr is no terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=SPEED_ESTIMATE_S,
+    ) as bar:
         task = bar.add_task("", total=1.0)
+        current = ""
 
         def report(stage: str, share: float) -> None:
-            bar.update(task, description=stage, completed=share)
+            nonlocal current
+            if stage != current:  # the time left follows from this stage's own speed
+                bar.reset(task, description=stage)
+                current = stage
+            bar.update(task, completed=share)
 
         yield report
 

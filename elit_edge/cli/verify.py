@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -28,25 +30,27 @@ def command(bundle: Path, checkpoint: Path | None, config: Path | None, as_json:
     if config is not None and checkpoint is None:
         raise RequestError("--config says what a checkpoint does not: it goes with --checkpoint")
     from elit_edge.cli.sources import read_source
-    from elit_edge.export.verify import verify
+    from elit_edge.export.verify import reference_cases, verify
     from elit_edge.export.verify_coreml import verify_coreml
     from elit_edge.export.verify_engines import verify_engines
     from elit_edge.model.bundle_weights import model_of_bundle
+    from elit_edge.model.transformer import DiffusionTransformer
 
     with stages() as report:
         report("digests", 0)
         files = Bundle.open(bundle).files
         if checkpoint is None:
-            model = model_of_bundle(files, files.manifest.precisions[0])
+            model: Callable[[], DiffusionTransformer] = partial(model_of_bundle, files, files.manifest.precisions[0])
         else:
             source = read_source(checkpoint, config)
             if source.config.unnamed != files.manifest.model.unnamed:
                 raise CheckpointError(
                     f"{checkpoint} is another model than that of {bundle}; give the one it was made from"
                 )
-            model = source.model()
-        found = verify(files, model, lambda share: report("parity", share))
-        engines = verify_engines(files, model, lambda share: report("engines", share))
+            model = source.model
+        cases = reference_cases(model(), files.manifest, report=lambda share: report("reference", share))
+        found = verify(files, cases, lambda share: report("parity", share))
+        engines = verify_engines(files, cases, lambda share: report("engines", share))
         packages = verify_coreml(files, model, lambda share: report("core ml", share))
     for each in engines:
         state = f"not run: {each.reason}" if each.psnr_db is None else f"worst {each.psnr_db:.1f} dB"

@@ -1,19 +1,18 @@
-"""One checkpoint in, one bundle out: graphs, weights, parity gate, manifest, in a folder that appears whole."""
+"""One checkpoint in, one bundle out: graphs, weights, decoders, parity gate, in a folder that appears whole."""
 
 from __future__ import annotations
 
 import errno
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
-import onnx_ir as ir
 
-from elit_edge.budget import flops
+from elit_edge.budget import velocity_work
 from elit_edge.bundle_files import (
-    GRAPH_FOLDER,
     BundleFiles,
     check_replaceable,
     file_entries,
@@ -22,42 +21,25 @@ from elit_edge.bundle_files import (
     write_manifest,
 )
 from elit_edge.errors import BundleError, ExportError
-from elit_edge.export.onnx_graphs import (
-    INPUTS,
-    OPSET,
-    bind_weights,
-    role_graph,
-    specialise,
-    take_transposed_weights,
-    trace,
-)
-from elit_edge.export.verify import verify
-from elit_edge.export.weights_file import write_weights
+from elit_edge.export.model_graphs import Dtype, Report, trace_graphs, write_graphs, write_weights
+from elit_edge.export.model_range import observe_range
+from elit_edge.export.onnx_graphs import OPSET
+from elit_edge.export.vae.exporting import export_decoder
+from elit_edge.export.vae.source import PIXEL_CHANNELS, VaeSource, check_fits
+from elit_edge.export.verify import SEED, Cases, reference_cases, verify
 from elit_edge.fit import bundle_bytes, check_disk, check_memory, export_memory_bytes, resident_bytes
-from elit_edge.manifest import (
-    Budget,
-    Graph,
-    Manifest,
-    Provenance,
-    Role,
-    SamplerDefaults,
-    TensorSpec,
-)
+from elit_edge.ladder import static_budgets
+from elit_edge.manifest import Budget, Decoder, Manifest, Provenance, SamplerDefaults
 from elit_edge.model.checkpoint import Checkpoint
-from elit_edge.model.transformer import constants
-from elit_edge.model_config import ModelConfig
+from elit_edge.noise import NoiseStream
+from elit_edge.runtimes.contract import FloatArray
 from elit_edge.sampling import GuidanceKind
 from elit_edge.version import __version__
 
-WEIGHTS_FILE = "weights.safetensors"
-"""Beside the graphs: ONNX external data may not leave the folder of the graph."""
-PIXEL_CHANNELS = (1, 3)
-
-Report = Callable[[str, float], None]
-"""Told the stage and the share of it that is done, 0..1."""
-
-ROLES: tuple[Role, ...] = ("condition", "velocity", "model")
-DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64"}
+WEAK_SHARE = 16
+"""The weak pass of the published settings keeps a sixteenth of the latents. Source: arXiv 2603.12245."""
+DECODED = 2
+"""Samples that decoders are checked on."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +55,11 @@ def export(
     checkpoint: Checkpoint,
     target: Path,
     *,
-    force: bool = False,
+    dtype: Dtype = "fp32",
+    budgets: tuple[int, ...] = (),
+    vaes: Sequence[VaeSource] = (),
     check: bool = True,
+    force: bool = False,
     report: Report = lambda _stage, _share: None,
 ) -> Exported:
     """Write the bundle `target` (a folder NAME.elit).
@@ -82,16 +67,27 @@ def export(
     Args:
         checkpoint: from `read_checkpoint`.
         target: where the bundle shall stand.
-        force: replace what is there.
+        dtype: of weights and graphs. In fp16 what comes near its greatest number on the trajectories of the parity
+            gate stays in float32; without the gate only what does so in any model.
+        budgets: those that get a graph of fixed shapes, and that the parity gate looks at; empty for all, or for the
+            powers of two where there are more than 16.
+        vaes: decoders, from `read_vae`: at most one of each kind.
         check: hold the graphs to the parity gate; without it the manifest says unverified.
+        force: replace what is there.
         report: progress.
 
     Raises:
         BundleError: `target` exists and is another bundle, or cannot be written.
-        ExportError: the model could not be traced, or the disk is full.
+        BudgetError: the model has not all budgets that were asked for.
+        CheckpointError: a VAE is not one for this model, or there are two of a kind.
+        ExportError: the model could not be traced, float16 cannot hold it, or the disk is full.
         ParityError: a graph's numbers are not the model's; nothing is written.
+        PictureError: a decoder makes no picture.
         FitError: the memory or the disk is too small; nothing was begun.
     """
+    config = checkpoint.config
+    fixed = static_budgets(_ladder(checkpoint), budgets) if config.is_elastic else ()
+    _check_decoders(vaes, checkpoint)
     report("digest", 0)
     provenance = Provenance(
         source=checkpoint.path.name,
@@ -102,24 +98,22 @@ def export(
         onnxscript=importlib.metadata.version("onnxscript"),
         opset=OPSET,
     )
-    if not force and (present := _up_to_date(target, checkpoint.config, provenance, check)):
+    wanted = _Wanted(checkpoint, provenance, dtype, fixed, tuple(vaes), check)
+    if not force and (present := wanted.present_at(target)):
         return Exported(present, fresh=False)
     name = f"exporting {checkpoint.path.name}"
     check_memory(
-        export_memory_bytes(checkpoint.config, check=check) - resident_bytes(),
+        export_memory_bytes(config, check=check) - resident_bytes(),
         name,
         "close other programs or use --no-verify",
     )
-    check_disk(target.absolute().parent, bundle_bytes(checkpoint.config), name)
+    decoders = sum(vae.path.stat().st_size for vae in vaes)
+    check_disk(target.absolute().parent, bundle_bytes(config, dtype, len(fixed)) + decoders, name)
     if force:
         check_replaceable(target)
     try:
         with staged_folder(target, replace=force) as stage:
-            graphs = _write_graphs(checkpoint, stage, report)
-            manifest = _manifest(checkpoint, target, graphs, provenance)
-            if check:
-                found = verify(BundleFiles(stage, manifest), checkpoint.model(), lambda share: report("verify", share))
-                manifest = msgspec.structs.replace(manifest, verification=found)
+            manifest = _fill(stage, target, wanted, report)
             report("seal", 0)
             manifest = msgspec.structs.replace(manifest, files=file_entries(stage))
             write_manifest(stage, manifest)
@@ -132,87 +126,96 @@ def export(
     return Exported(manifest, fresh=True)
 
 
-def _up_to_date(target: Path, config: ModelConfig, provenance: Provenance, check: bool) -> Manifest | None:
-    """The manifest at `target` if the same export made it."""
-    if not target.exists():
-        return None
-    try:
-        present = BundleFiles.open(target).manifest
-    except BundleError:
-        return None
-    same = (present.model, present.provenance) == (config, provenance)
-    return present if same and (present.verification is not None or not check) else None
+@dataclass(frozen=True)
+class _Wanted:
+    """All that decides what a bundle is."""
+
+    checkpoint: Checkpoint
+    provenance: Provenance
+    dtype: Dtype
+    budgets: tuple[int, ...]
+    vaes: tuple[VaeSource, ...]
+    check: bool
+
+    def present_at(self, target: Path) -> Manifest | None:
+        """The manifest at `target` if the same export made it."""
+        if not target.exists():
+            return None
+        try:
+            present = BundleFiles.open(target).manifest
+        except BundleError:
+            return None
+        same = (
+            (present.model, present.provenance) == (self.checkpoint.config, self.provenance)
+            and present.precisions[0] == self.dtype
+            and {graph.latents for graph in present.graphs if graph.latents} == set(self.budgets)
+            and {each.kind: each.source_sha256 for each in present.decoders}
+            == {vae.kind: vae.sha256 for vae in self.vaes}
+        )
+        return present if same and (present.verification is not None or not self.check) else None
 
 
-def _write_graphs(checkpoint: Checkpoint, stage: Path, report: Report) -> tuple[Graph, ...]:
-    config = checkpoint.config
-    report("trace", 0)
-    traced = trace(config)
-    roles = {role: role_graph(traced, role, config) for role in ROLES}
-    for model in roles.values():
-        take_transposed_weights(model)
-    models: list[tuple[Role, int | None, ir.Model]] = [(role, None, model) for role, model in roles.items()]
-    budgets = _ladder(checkpoint)
-    if config.is_elastic:
-        for done, latents in enumerate(budgets):
-            report("specialise", done / len(budgets))
-            models.append(("velocity", latents, specialise(roles["velocity"], latents)))
-    folder = stage / GRAPH_FOLDER
-    folder.mkdir()
-    weights = {**checkpoint.weights, **constants(config)}
-    values = {str(value.name) for _, _, model in models for value in model.graph.inputs}
-    names = {name for name in values if name not in {value for inputs in INPUTS.values() for value in inputs}}
-    written, total = 0, 4 * sum(tensor.numel() for tensor in weights.values())
-
-    def advance(count: int) -> None:
-        nonlocal written
-        written += count
-        report("weights", written / total)
-
-    tensors = write_weights(folder / WEIGHTS_FILE, names, weights, advance)
-    return tuple(_write_graph(role, latents, model, tensors, stage) for role, latents, model in models)
-
-
-def _write_graph(
-    role: Role, latents: int | None, model: ir.Model, tensors: dict[str, ir.ExternalTensor], stage: Path
-) -> Graph:
-    bind_weights(model, tensors)
-    name = role if latents is None else f"{role}_latents_{latents:02d}"
-    path = f"{GRAPH_FOLDER}/{name}.onnx"
-    ir.save(model, stage / path)
-    return Graph(
-        role=role,
-        precision="fp32",
-        latents=latents,
-        path=path,
-        weights=f"{GRAPH_FOLDER}/{WEIGHTS_FILE}",
-        inputs=tuple(_spec(value) for value in model.graph.inputs),
-        outputs=tuple(_spec(value) for value in model.graph.outputs),
+def _fill(stage: Path, target: Path, wanted: _Wanted, report: Report) -> Manifest:
+    """Everything but the manifest itself; it comes back without the digests of the files."""
+    checkpoint, dtype = wanted.checkpoint, wanted.dtype
+    graphs = trace_graphs(checkpoint.config, dtype, wanted.budgets, report)
+    tensors = write_weights(graphs, checkpoint, dtype, stage, report)
+    config, ladder = checkpoint.config, _ladder(checkpoint)
+    guidance: GuidanceKind = "ccfg" if config.is_elastic else "cfg"
+    manifest = Manifest(
+        name=target.name.removesuffix(".elit"),
+        model=config,
+        sample_space="pixels" if config.in_channels in PIXEL_CHANNELS else "latents",
+        ladder=tuple(_rung(checkpoint, latents) for latents in ladder),
+        graphs=tuple(graph.entry for graph in graphs),
+        files={},
+        sampler=SamplerDefaults(guidance=guidance, weak_latents=max(ladder[0], config.latents_per_group // WEAK_SHARE)),
+        verification=None,
+        provenance=wanted.provenance,
     )
+    cases: tuple[Cases, ...] = ()
+    if wanted.check:
+        cases = reference_cases(checkpoint.model(), manifest, report=lambda share: report("reference", share))
+    seen = None
+    if dtype == "fp16" and cases:
+        report("float16 range", 0)
+        seen = observe_range(graphs, tensors, cases, stage)
+    write_graphs(graphs, tensors, stage, seen.overflowing if seen else ())
+    decoders = _decoders(wanted, stage, cases, report)
+    manifest = msgspec.structs.replace(manifest, decoders=decoders)
+    if not wanted.check:
+        return manifest
+    found = verify(BundleFiles(stage, manifest), cases, lambda share: report("verify", share))
+    if seen:
+        found = msgspec.structs.replace(found, headroom=round(seen.headroom, 1))
+    return msgspec.structs.replace(manifest, verification=found)
 
 
-def _spec(value: ir.Value) -> TensorSpec:
-    assert value.shape is not None
-    assert value.dtype is not None
-    shape = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
-    return TensorSpec(name=str(value.name), dtype=DTYPES[value.dtype], shape=shape)  # type: ignore[arg-type]
+def _check_decoders(vaes: Sequence[VaeSource], checkpoint: Checkpoint) -> None:
+    kinds = [vae.kind for vae in vaes]
+    for vae in vaes:
+        check_fits(vae, checkpoint.config)
+        if kinds.count(vae.kind) > 1:
+            raise ExportError(f"two VAEs of one kind ({vae.layout}); a bundle holds one full and one fast decoder")
+
+
+def _decoders(wanted: _Wanted, stage: Path, cases: Sequence[Cases], report: Report) -> tuple[Decoder, ...]:
+    config, dtype = wanted.checkpoint.config, wanted.dtype
+    shape = (config.in_channels, config.image_size, config.image_size)
+    samples: FloatArray = cases[-1].samples if cases else NoiseStream(SEED, DECODED).draw(shape).astype("float32")
+    kind: Literal["trajectories", "noise"] = "trajectories" if cases else "noise"
+    return tuple(export_decoder(vae, config, stage, dtype, samples, kind, report) for vae in wanted.vaes)
 
 
 def _ladder(checkpoint: Checkpoint) -> range:
     return range(checkpoint.trained_latents, checkpoint.config.latents_per_group + 1)
 
 
-def _manifest(checkpoint: Checkpoint, target: Path, graphs: tuple[Graph, ...], provenance: Provenance) -> Manifest:
-    config, least = checkpoint.config, checkpoint.trained_latents
-    guidance: GuidanceKind = "ccfg" if config.is_elastic else "cfg"
-    return Manifest(
-        name=target.name.removesuffix(".elit"),
-        model=config,
-        sample_space="pixels" if config.in_channels in PIXEL_CHANNELS else "latents",
-        ladder=tuple(Budget(latents=j, velocity_flops=flops(config, j).velocity) for j in _ladder(checkpoint)),
-        graphs=graphs,
-        files={},
-        sampler=SamplerDefaults(guidance=guidance, weak_latents=least),
-        verification=None,
-        provenance=provenance,
+def _rung(checkpoint: Checkpoint, latents: int) -> Budget:
+    work = velocity_work(checkpoint.config, latents)
+    return Budget(
+        latents=latents,
+        velocity_flops=work.flops,
+        weight_bytes=work.weight_bytes,
+        activation_bytes=work.activation_bytes,
     )

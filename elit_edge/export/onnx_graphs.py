@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 from elit_edge.errors import ExportError
+from elit_edge.export.quiet import quietly
 from elit_edge.manifest import Role
 from elit_edge.model.bundle_weights import TRANSPOSED
 from elit_edge.model.transformer import DiffusionTransformer
@@ -35,6 +35,20 @@ BATCH, LATENTS = "batch", "latents"
 FOLD_LIMIT_BYTES = 1 << 20
 EXAMPLE_BATCH, EXAMPLE_LATENTS = 2, 3
 """Sizes of the traced example: none is 1, which the tracer would take for a constant."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the tracer is shown."""
+
+    module: nn.Module
+    """Holds what is traced as its attribute `model`."""
+    inputs: Mapping[str, Tensor]
+    """What it is called with, by name. No free size is 1, which the tracer would take for a constant."""
+    free: Mapping[str, Mapping[int, Dim]]
+    """The dimensions of each input that may have other sizes."""
+    output: str
+    """The name of its one result."""
 
 
 class _Traced(nn.Module):
@@ -54,10 +68,25 @@ def trace(config: ModelConfig) -> ir.Model:
     Raises:
         ExportError: the tracer failed; the message holds its last words.
     """
+    model = trace_without_numbers(lambda: _example(config))
+    _measure_batch_on_x(model.graph)
+    _name_modulations(model.graph)
+    return model
+
+
+def trace_without_numbers(build: Callable[[], Example]) -> ir.Model:
+    """An optimised graph with every weight that it uses as a further input, under its name in the module's `model`.
+
+    Args:
+        build: makes the example; the tensors that it makes have shapes and no numbers.
+
+    Raises:
+        ExportError: the tracer failed; the message holds its last words.
+    """
     words = io.StringIO()
     try:
-        with _quiet(), contextlib.redirect_stdout(words), FakeTensorMode():
-            program = _export(config)
+        with quietly("torch.onnx"), contextlib.redirect_stdout(words), FakeTensorMode():
+            program = _export(build())
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         tail = str(error).strip().splitlines()[-1:]
         raise ExportError(f"torch.onnx could not trace this model: {' '.join(tail)}") from error
@@ -69,51 +98,39 @@ def trace(config: ModelConfig) -> ir.Model:
         graph.inputs.append(weight)
     graph.initializers.clear()
     _optimise(model)
-    _measure_batch_on_x(graph)
-    _name_modulations(graph)
     return model
 
 
-def _export(config: ModelConfig) -> torch.onnx.ONNXProgram:
+def _example(config: ModelConfig) -> Example:
     model = DiffusionTransformer(config).eval()
     batch = Dim(BATCH)
     side = config.image_size
-    example: dict[str, Tensor] = {
+    inputs: dict[str, Tensor] = {
         "x": torch.zeros(EXAMPLE_BATCH, config.in_channels, side, side),
         "t": torch.zeros(EXAMPLE_BATCH),
         "y": torch.zeros(EXAMPLE_BATCH, dtype=torch.int64),
     }
-    free: dict[str, dict[int, Dim]] = {name: {0: batch} for name in example}
+    free: dict[str, dict[int, Dim]] = {name: {0: batch} for name in inputs}
     if config.is_elastic:
-        example[LATENTS] = torch.zeros(min(EXAMPLE_LATENTS, config.latents_per_group), dtype=torch.int64)
+        inputs[LATENTS] = torch.zeros(min(EXAMPLE_LATENTS, config.latents_per_group), dtype=torch.int64)
         free[LATENTS] = {0: Dim(LATENTS, min=1, max=config.latents_per_group)}
+    return Example(_Traced(model).eval(), inputs, free, "v")
+
+
+def _export(example: Example) -> torch.onnx.ONNXProgram:
     program = torch.onnx.export(
-        _Traced(model).eval(),
-        kwargs=example,
+        example.module,
+        kwargs=dict(example.inputs),
         dynamo=True,
         opset_version=OPSET,
-        dynamic_shapes=free,
-        input_names=list(example),
-        output_names=["v"],
+        dynamic_shapes={name: dict(sizes) for name, sizes in example.free.items()},
+        input_names=list(example.inputs),
+        output_names=[example.output],
         optimize=False,
         verbose=False,
     )
     assert program is not None
     return program
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the tracer's notes on missing optional packages and on its own deprecations from the user."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        exporter.setLevel(level)
 
 
 def _optimise(model: ir.Model) -> None:
@@ -208,8 +225,8 @@ def take_transposed_weights(model: ir.Model) -> None:
         graph.inputs.remove(value)
 
 
-def bind_weights(model: ir.Model, tensors: Mapping[str, ir.ExternalTensor]) -> None:
-    """Turn the weight inputs into initializers that lie in the shared file; all initializers in the order of names."""
+def bind_weights(model: ir.Model, tensors: Mapping[str, ir.TensorProtocol]) -> None:
+    """Turn the weight inputs into initializers with these numbers; all initializers in the order of names."""
     graph = model.graph
     for value in [value for value in graph.inputs if value.name in tensors]:
         graph.inputs.remove(value)

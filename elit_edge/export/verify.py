@@ -1,14 +1,14 @@
 """The parity gate: every graph of a bundle against PyTorch, on states of real trajectories.
 
 Noise alone would be a weak test: late states look different. For each budget a short trajectory of the torch model is
-followed, for a class and for the null class; at each of its times every graph must give the same velocity.
+followed, for a class and for the null class; at each of its times every graph must give the same velocity. The torch
+model goes first and gives its memory back; then one graph is open at a time.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from elit_edge.budget import flops
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import ParityError, RuntimeUnavailable
-from elit_edge.manifest import Graph, Verification, WorstCase
+from elit_edge.manifest import Graph, Manifest, Verification, WorstCase
 from elit_edge.model.transformer import DiffusionTransformer
 from elit_edge.noise import NoiseStream
 from elit_edge.parity import EXACT_DB, GATE_DB, psnr_db, relative_l2
@@ -30,9 +31,13 @@ from elit_edge.runtimes.registry import choose
 from elit_edge.sampling import times
 
 TRAJECTORY_STEPS = 4
+ROWS_A_CALL = PAIR = 2
+"""A class and the null class."""
 REFUSED_ROOM_DB = 3.0
 
 Feeds = dict[str, npt.NDArray[Any]]
+Advance = Callable[[int, int], None]
+"""Told that so many samples were computed at so many latents a group."""
 SEED = 20260312
 
 
@@ -46,6 +51,8 @@ class Cases:
     y: IntArray
     modulations: FloatArray
     velocity: FloatArray
+    samples: FloatArray
+    """Where the trajectories end: one for the class, one for the null class."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,9 @@ class Parity:
     relative_l2: float
 
 
-def trajectory_cases(session: ModelSession, latents: int, seed: int = SEED) -> Cases:
+def trajectory_cases(
+    session: ModelSession, latents: int, seed: int = SEED, advance: Advance = lambda _latents, _samples: None
+) -> Cases:
     """Follow one class and the null class from noise over a few Euler steps at a budget."""
     model = session.manifest.model
     y = np.array([latents % model.num_classes, model.null_label], np.int64)
@@ -74,6 +83,7 @@ def trajectory_cases(session: ModelSession, latents: int, seed: int = SEED) -> C
         v = session.velocity(x, np.full(len(y), now), y, latents)
         found.append((x, float(now), v))
         state = state + (after - now) * v
+        advance(latents, len(y))
     t = np.repeat(np.array([t for _, t, _ in found], np.float32), len(y))
     labels = np.tile(y, len(found))
     return Cases(
@@ -83,43 +93,61 @@ def trajectory_cases(session: ModelSession, latents: int, seed: int = SEED) -> C
         y=labels,
         modulations=session.condition(t, labels),
         velocity=np.concatenate([v for _, _, v in found]),
+        samples=state.astype(np.float32),
     )
 
 
-class _OpenGraphs:
-    """The bundle's graphs of one precision on ONNX Runtime."""
+class _Graphs:
+    """The bundle's graphs of one precision on ONNX Runtime, opened one after the other."""
 
-    def __init__(self, files: BundleFiles, precision: str) -> None:
-        self._files = files
+    def __init__(self, files: BundleFiles, precision: str, advance: Advance) -> None:
+        self._files, self._advance = files, advance
         self._graphs = [graph for graph in files.manifest.graphs if graph.precision == precision]
-        self._open = {g.path: open_graph(files, g, None) for g in self._graphs if g.latents is None}
 
-    def outputs(self, cases: Cases) -> Iterator[tuple[Graph, FloatArray, FloatArray]]:
-        """Every graph that can compute these cases, what it gives, and what it should give."""
-        feeds: Feeds = {"x": cases.x, "t": cases.t, "y": cases.y, "latents": np.zeros(cases.latents, np.int64)}
+    def outputs(self, cases: Sequence[Cases]) -> Iterator[tuple[Graph, Cases, FloatArray, FloatArray]]:
+        """Every graph at all cases that it can compute: what it gives there, and what it should give."""
         condition = self._files.manifest.graph("condition", self._graphs[0].precision)
-        feeds["modulations"] = _run(self._open[condition.path], feeds)
-        yield condition, feeds["modulations"], cases.modulations
+        session = open_graph(self._files, condition, None)
+        modulations = {each.latents: _run(session, {"t": each.t, "y": each.y}) for each in cases}
+        del session
+        for each in cases:
+            yield condition, each, modulations[each.latents], each.modulations
         for graph in self._graphs:
-            if graph.role == "condition" or graph.latents not in (None, cases.latents):
+            able = [each for each in cases if graph.latents in (None, each.latents)]
+            if graph.role == "condition" or not able:
                 continue
-            if graph.latents is None:
-                yield graph, _run(self._open[graph.path], feeds), cases.velocity
-            else:
-                yield graph, _run_singly(open_graph(self._files, graph, None), feeds), cases.velocity
+            session = open_graph(self._files, graph, None)
+            for each in able:
+                yield graph, each, self._batches(session, graph, each, modulations[each.latents]), each.velocity
+            del session  # or the next one would be opened beside it
+
+    def _batches(
+        self, session: ort.InferenceSession, graph: Graph, cases: Cases, modulations: FloatArray
+    ) -> FloatArray:
+        feeds: Feeds = {"x": cases.x, "t": cases.t, "y": cases.y, "modulations": modulations}
+        rows = 1 if graph.latents else ROWS_A_CALL
+        found = []
+        for at in range(0, len(cases.x), rows):
+            batch = {name: values[at : at + rows] for name, values in feeds.items()}
+            found.append(_run(session, {**batch, "latents": np.zeros(cases.latents, np.int64)}))
+            self._advance(cases.latents, len(found[-1]))
+        return np.concatenate(found)
 
 
 class _Composed:
     """Condition and velocity as a runtime composes them. Those of a calibrated precision hold no other way: smoothing
     moves factors from one to the other, so that the modulations between them are not the model's."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, advance: Advance) -> None:
+        self._session, self._advance = session, advance
 
-    def outputs(self, cases: Cases) -> Iterator[tuple[Graph, FloatArray, FloatArray]]:
+    def outputs(self, cases: Sequence[Cases]) -> Iterator[tuple[Graph, Cases, FloatArray, FloatArray]]:
         session = self._session
-        found = session.velocity(cases.x, cases.t, cases.y, cases.latents)
-        yield session.manifest.graph("velocity", session.precision), found, cases.velocity
+        graph = session.manifest.graph("velocity", session.precision)
+        for each in cases:
+            found = session.velocity(each.x, each.t, each.y, each.latents)
+            self._advance(each.latents, len(found))
+            yield graph, each, found, each.velocity
 
 
 def _session(files: BundleFiles, precision: str) -> Session:
@@ -146,71 +174,114 @@ def _run(session: ort.InferenceSession, feeds: Feeds) -> FloatArray:
     return output
 
 
-def _run_singly(session: ort.InferenceSession, feeds: Feeds) -> FloatArray:
-    """A graph of batch 1, a sample at a time."""
-    names = [value.name for value in session.get_inputs()]
-    rows = [{name: feeds[name][i : i + 1] for name in names} for i in range(len(feeds["x"]))]
-    return np.concatenate([session.run(None, row)[0] for row in rows])
+def checked_budgets(manifest: Manifest) -> tuple[int, ...]:
+    """Those that have a graph of their own; all of a bundle without such graphs."""
+    return tuple(sorted({graph.latents for graph in manifest.graphs if graph.latents})) or manifest.budgets
+
+
+def reference_cases(
+    model: DiffusionTransformer,
+    manifest: Manifest,
+    budgets: Sequence[int] = (),
+    report: Callable[[float], None] = lambda _: None,
+) -> tuple[Cases, ...]:
+    """What PyTorch gives along the trajectories of each budget.
+
+    Args:
+        model: the torch model that the graphs stand for; the caller should hold it no longer than this takes.
+        manifest: of the bundle.
+        budgets: latents a group; those of `checked_budgets` where none are given.
+        report: told the share done, 0..1.
+    """
+    session = ModelSession(model, manifest)
+    budgets = budgets or checked_budgets(manifest)
+    advance = _Progress(
+        manifest, TRAJECTORY_STEPS * PAIR * sum(_work(manifest, latents) for latents in budgets), report
+    )
+    return tuple(trajectory_cases(session, latents, advance=advance) for latents in budgets)
 
 
 def measure(
-    files: BundleFiles, model: DiffusionTransformer, precision: str, report: Callable[[float], None]
+    files: BundleFiles, cases: Sequence[Cases], precision: str, report: Callable[[float], None] = lambda _: None
 ) -> Iterator[Parity]:
-    """The distance of every graph from the model, for each budget, time and label.
+    """The distance of every graph of a precision from PyTorch, for each budget, time and label.
 
     Args:
         files: the bundle; its digests need not be there yet.
-        model: the torch model that the graphs stand for.
+        cases: of `reference_cases`.
         precision: which graphs.
         report: told the share done, 0..1.
     """
-    reference = ModelSession(model, files.manifest)
-    with ExitStack() as stack:
-        graphs: _OpenGraphs | _Composed
-        if files.manifest.calibration(precision) is None:
-            graphs = _OpenGraphs(files, precision)
-        else:
-            graphs = _Composed(stack.enter_context(_session(files, precision)))
-        yield from _compared(graphs, reference, precision, report)
+    manifest = files.manifest
+    if manifest.calibration(precision) is not None:
+        with _session(files, precision) as session:
+            yield from session_parities(session, cases, report)
+        return
+    graphs = [graph for graph in manifest.graphs if graph.precision == precision and graph.role != "condition"]
+    work = sum(
+        len(each.x) * _work(manifest, each.latents)
+        for graph in graphs
+        for each in cases
+        if graph.latents in (None, each.latents)
+    )
+    yield from _compared(_Graphs(files, precision, _Progress(manifest, work, report)), cases, precision)
 
 
 def session_parities(
-    session: Session, model: DiffusionTransformer, report: Callable[[float], None]
+    session: Session, cases: Sequence[Cases], report: Callable[[float], None] = lambda _: None
 ) -> Iterator[Parity]:
-    """The distance of an open session's velocities from the model, for each budget, time and label."""
-    yield from _compared(_Composed(session), ModelSession(model, session.manifest), session.precision, report)
+    """The distance of an open session's velocities from PyTorch, for each budget, time and label."""
+    work = sum(len(each.x) * _work(session.manifest, each.latents) for each in cases)
+    composed = _Composed(session, _Progress(session.manifest, work, report))
+    yield from _compared(composed, cases, session.precision)
 
 
-def _compared(
-    graphs: _OpenGraphs | _Composed, reference: ModelSession, precision: str, report: Callable[[float], None]
-) -> Iterator[Parity]:
-    budgets = reference.manifest.budgets
-    for done, latents in enumerate(budgets, 1):
-        cases = trajectory_cases(reference, latents)
-        for graph, found, right in graphs.outputs(cases):
-            for i, (value, wanted) in enumerate(zip(found, right, strict=True)):
-                yield Parity(
-                    graph=graph.path,
-                    precision=precision,
-                    latents=latents,
-                    t=float(cases.t[i]),
-                    label=int(cases.y[i]),
-                    psnr_db=psnr_db(value, wanted),
-                    relative_l2=relative_l2(value, wanted),
-                )
-        report(done / len(budgets))
+def _work(manifest: Manifest, latents: int) -> int:
+    """Of one sample's velocity."""
+    return flops(manifest.model, latents).velocity
+
+
+class _Progress:
+    """The share of all floating-point operations that are done: budgets differ by a factor of two and more."""
+
+    def __init__(self, manifest: Manifest, work: int, report: Callable[[float], None]) -> None:
+        self._manifest, self._work, self._report = manifest, work, report
+        self._done = 0
+
+    def __call__(self, latents: int, samples: int) -> None:
+        self._done += samples * _work(self._manifest, latents)
+        self._report(min(1.0, self._done / self._work))
+
+
+def _compared(graphs: _Graphs | _Composed, cases: Sequence[Cases], precision: str) -> Iterator[Parity]:
+    for graph, given, found, right in graphs.outputs(cases):
+        for i, (value, wanted) in enumerate(zip(found, right, strict=True)):
+            yield Parity(
+                graph=graph.path,
+                precision=precision,
+                latents=given.latents,
+                t=float(given.t[i]),
+                label=int(given.y[i]),
+                psnr_db=psnr_db(value, wanted),
+                relative_l2=relative_l2(value, wanted),
+            )
 
 
 def verify(
-    files: BundleFiles, model: DiffusionTransformer, report: Callable[[float], None] = lambda _: None
+    files: BundleFiles, cases: Sequence[Cases], report: Callable[[float], None] = lambda _: None
 ) -> Verification:
     """Hold every graph of a bundle to its gate.
+
+    Args:
+        files: the bundle; its digests need not be there yet.
+        cases: of `reference_cases`.
+        report: told the share done of each precision, 0..1.
 
     Raises:
         ParityError: a graph is too far from the model; the message names the worst case.
     """
     precisions = files.manifest.precisions
-    found = [parity for precision in precisions for parity in measure(files, model, precision, report)]
+    found = [parity for precision in precisions for parity in measure(files, cases, precision, report)]
     gates = {precision: gate_db(files, precision) for precision in precisions}
     worst = min(found, key=lambda parity: parity.psnr_db - gates[parity.precision])
     gate = gates[worst.precision]

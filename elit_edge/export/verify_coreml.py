@@ -23,9 +23,9 @@ class PackageParity:
 
 
 def verify_coreml(
-    files: BundleFiles, model: DiffusionTransformer, report: Callable[[float], None] = lambda _: None
+    files: BundleFiles, model: Callable[[], DiffusionTransformer], report: Callable[[float], None] = lambda _: None
 ) -> tuple[PackageParity, ...]:
-    """Hold every package of a bundle to the gate of its variant.
+    """Hold every package of a bundle to the gate of its variant; the torch model is made if there is any.
 
     Raises:
         ParityError: one is too far from the model; the message names the worst case.
@@ -33,7 +33,9 @@ def verify_coreml(
     """
     if importlib.util.find_spec("coremltools") is None:
         return tuple(PackageParity(each, None) for each in files.manifest.coreml)
-    reference = ModelSession(model, files.manifest)
+    if not files.manifest.coreml:
+        return ()
+    reference = ModelSession(model(), files.manifest)
     return tuple(
         PackageParity(each, check(files.manifest, files.folder, each.functions, each.variant, reference, report))
         for each in files.manifest.coreml

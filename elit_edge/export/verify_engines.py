@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import ElitEdgeError, ParityError
-from elit_edge.export.verify import gate_db, session_parities
-from elit_edge.model.transformer import DiffusionTransformer
+from elit_edge.export.verify import Cases, gate_db, session_parities
 from elit_edge.runtimes.contract import Missing
 from elit_edge.runtimes.registry import all_runtimes, state_of, words
 
@@ -26,7 +25,7 @@ class EngineParity:
 
 
 def verify_engines(
-    files: BundleFiles, model: DiffusionTransformer, report: Callable[[float], None] = lambda _: None
+    files: BundleFiles, cases: Sequence[Cases], report: Callable[[float], None] = lambda _: None
 ) -> tuple[EngineParity, ...]:
     """Hold every engine that opens here to the gate of its precision.
 
@@ -47,7 +46,7 @@ def verify_engines(
             found.append(EngineParity(library, precision, None, str(error)))
             continue
         with session:
-            worst = min(session_parities(session, model, report), key=lambda parity: parity.psnr_db)
+            worst = min(session_parities(session, cases, report), key=lambda parity: parity.psnr_db)
         gate = gate_db(files, precision)
         if not worst.psnr_db >= gate:
             raise ParityError(

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError
-from elit_edge.model.transformer import DiffusionTransformer, constants
+from elit_edge.model.transformer import DiffusionTransformer, assembled, constants
 
 TRANSPOSED = "_t"
 """Ends the name of a matrix stored as [in, out], the order in which a graph's MatMul takes it."""
@@ -28,10 +28,8 @@ def model_of_bundle(files: BundleFiles, precision: str) -> DiffusionTransformer:
         name.removesuffix(TRANSPOSED): tensor.t() if name.endswith(TRANSPOSED) else tensor
         for name, tensor in stored.items()
     }
-    model = DiffusionTransformer(files.manifest.model)
     own = {name: value for name, value in state.items() if name not in constants(files.manifest.model)}
     try:
-        model.load_state_dict(own)
+        return assembled(files.manifest.model, own)
     except RuntimeError as error:
         raise BundleError(f"{path} does not hold the weights of this model: {error}; export it again") from error
-    return model.requires_grad_(False).eval()

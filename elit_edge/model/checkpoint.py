@@ -10,7 +10,7 @@ import argparse
 import pickle
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from torch import Tensor
 
 from elit_edge.errors import CheckpointError
 from elit_edge.model.class_names import IMAGENET_CLASSES, imagenet_class_names
-from elit_edge.model.published_facts import Facts, completed, facts_of_args, facts_of_weights, is_elastic
+from elit_edge.model.incomplete import START_BYTES, shortfall, stand_in
+from elit_edge.model.published_facts import SPLIT, Facts, completed, facts_of_args, facts_of_weights, is_elastic
 from elit_edge.model.published_keys import IGNORED_PREFIXES, LATENT_TABLE, to_published, translate
-from elit_edge.model.transformer import DiffusionTransformer, constants
+from elit_edge.model.released_sit import RELEASE, in_own_convention
+from elit_edge.model.transformer import DiffusionTransformer, assembled
 from elit_edge.model_config import ModelConfig, decode_fields
 
 CONFIG_KEY = "config"
@@ -43,53 +45,70 @@ ASK = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model read from disk: its config, and its weights under the names of DiffusionTransformer."""
+    """A checked model file: its config, and its weights under the names of DiffusionTransformer.
+
+    The weights are views of the mapped file, and mapped anew each time: what is dropped gives its memory back.
+    """
 
     path: Path
     config: ModelConfig
-    weights: Mapping[str, Tensor]
     trained_latents: int
     """The smallest budget that the training kept, in latents a group."""
+    mapped: Callable[[], Mapping[str, Tensor]]
+    """Maps the weights."""
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        return self.mapped()
 
     def model(self) -> DiffusionTransformer:
         """The torch model, in float32 and ready to be evaluated."""
-        with torch.device("meta"):
-            model = DiffusionTransformer(self.config)
-        model.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()}, assign=True)
-        for name, value in constants(self.config).items():
-            owner, _, leaf = name.rpartition(".")
-            model.get_submodule(owner).register_buffer(leaf, value, persistent=False)
-        return model.eval()
+        return assembled(self.config, {name: tensor.float() for name, tensor in self.weights.items()})
 
 
 def read_checkpoint(path: Path, stated: Mapping[str, Any] | None = None, stated_in: str = "the config") -> Checkpoint:
     """Read `path`, a .pt of the authors or a .safetensors; `stated` holds config fields that it does not
     say, and `stated_in` names where they stand. Of 1,000 classes that neither names, the names are ImageNet's.
+    `release` among the fields says how the file is read (see released_sit.py).
 
     Raises:
         CheckpointError: the file is missing, damaged, unsafe or of another architecture; it contradicts the config;
             or neither says something that the model needs.
     """
+    fields = dict(stated or {})
+    release = fields.pop(RELEASE, None)
+    weights, facts = _read(path)
+    facts = facts_of_weights(weights, str(path)).merged(facts)
+    weights = in_own_convention(weights, release, str(path))
+    found = _agreed_config(facts, fields, path, stated_in)
+    _check_weights(weights, found, path)
+
+    def mapped() -> Mapping[str, Tensor]:
+        return translate(in_own_convention(_read(path)[0], release, str(path)), found, str(path))
+
+    mapped()
+    return Checkpoint(path, found, facts.trained_latents(found), mapped)
+
+
+def _read(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
+    """The mapped weights under their published names, and what the settings beside them say."""
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
         with path.open("rb") as stream:
-            start = stream.read(16)
+            start = stream.read(START_BYTES)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if start[:2] == b"PK":
-        weights, facts = _read_pickle(path)
-    elif start[8:9] == b"{":
-        weights, facts = _read_safetensors(path)
-    else:
-        raise CheckpointError(
-            f"{path} is neither a torch.save archive nor safetensors (it starts with {start[:4]!r}); "
-            "give the authors' .pt, or convert the weights to safetensors"
-        )
-    facts = facts_of_weights(weights, str(path)).merged(facts)
-    found = _agreed_config(facts, stated or {}, path, stated_in)
-    _check_weights(weights, found, path)
-    return Checkpoint(path, found, translate(weights, found, str(path)), facts.trained_latents(found))
+        return _read_pickle(path)
+    if start[8:9] == b"{":
+        return _read_safetensors(path)
+    if found := stand_in(start):
+        raise CheckpointError(f"{path} {found}")
+    raise CheckpointError(
+        f"{path} is neither a torch.save archive nor safetensors (it starts with {start[:4]!r}); "
+        "give the authors' .pt, or convert the weights to safetensors"
+    )
 
 
 def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
@@ -103,10 +122,11 @@ def _read_pickle(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
             "since a pickle can run code; ask its author for safetensors"
         ) from error
     except Exception as error:  # a damaged pickle makes the unpickler raise whatever it meets
-        raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); download it again") from error
+        raise _damaged(path, error) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not the dict of a checkpoint")
-    weights = content.get("ema", content if "x_embedder.proj.weight" in content else None)
+    nothing_else = all(isinstance(value, Tensor) for value in content.values())
+    weights = content.get("ema", content if nothing_else else None)
     if not isinstance(weights, Mapping) or not weights:
         keys = ", ".join(sorted(map(str, content))[:8])
         raise CheckpointError(f"{path} has no 'ema' weights; its keys are: {keys}")
@@ -124,7 +144,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Facts]:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); download it again") from error
+        raise _damaged(path, error) from error
     if CONFIG_KEY not in metadata:
         return weights, Facts(str(path), {})
     fields = decode_fields(metadata[CONFIG_KEY].encode(), f"config inside {path}")
@@ -140,6 +160,8 @@ def _agreed_config(facts: Facts, stated: Mapping[str, Any], path: Path, stated_i
             found, said = reprlib.repr(known), reprlib.repr(value)
             raise CheckpointError(f"{path} says {name} = {found}, {stated_in} says {said}; correct the config")
     fields = completed(fields, facts.depth)
+    if facts.depth is not None:
+        _check_split(fields, facts.depth, path)
     missing = [name for name in ModelConfig.required_fields() if name not in fields]
     if missing:
         wanted = ", ".join(f"{name} ({ASK[name]})" if name in ASK else name for name in missing)
@@ -149,12 +171,24 @@ def _agreed_config(facts: Facts, stated: Mapping[str, Any], path: Path, stated_i
     return ModelConfig.from_fields(fields, f"{path} with {stated_in}" if stated else str(path))
 
 
+def _check_split(fields: Mapping[str, Any], depth: int, path: Path) -> None:
+    """That the parts of a stated split make up the blocks of the file."""
+    parts = [fields.get(name) for name in SPLIT]
+    known = [part for part in parts if isinstance(part, int)]
+    if len(known) == len(parts) and sum(known) != depth:
+        split = ", ".join(f"{name} = {part}" for name, part in zip(SPLIT, parts, strict=True))
+        raise CheckpointError(f"{path} has {depth} blocks, which are not {split}; correct the config")
+
+
 def _check_weights(weights: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
     """Names and shapes, as the file has them."""
     given = {name: list(tensor.shape) for name, tensor in weights.items() if not name.startswith(IGNORED_PREFIXES)}
-    with torch.device("meta"):
-        model = DiffusionTransformer(config)
-        wanted = {name: list(tensor.shape) for name, tensor in to_published(model.state_dict(), config)}
+    try:
+        with torch.device("meta"):
+            model = DiffusionTransformer(config)
+            wanted = {name: list(tensor.shape) for name, tensor in to_published(model.state_dict(), config)}
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} describes weights beyond any size: {_first_line(error)}") from error
     missing, foreign = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or foreign:
         faults = [
@@ -167,6 +201,11 @@ def _check_weights(weights: Mapping[str, Tensor], config: ModelConfig, path: Pat
         used = [min(shape[0], wanted[name][0]), *shape[1:]] if name == LATENT_TABLE and shape else shape
         if used != wanted[name]:
             raise CheckpointError(f"{path}: {name} has shape {shape}, the config needs {wanted[name]}")
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    fault = shortfall(path) or f"is damaged or incomplete ({_first_line(error)}); download it again"
+    return CheckpointError(f"{path} {fault}")
 
 
 def _first_line(error: Exception) -> str:

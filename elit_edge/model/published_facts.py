@@ -22,8 +22,18 @@ PUBLISHED_NAME = re.compile(r"(ELIT-)?SiT-(S|B|L|XL)/\d+")
 SUPPORTED_ARGS = {"qk_norm": False, "elit_read_depth": 1, "elit_write_depth": 1, "path_type": "linear"}
 """What this package computes; a checkpoint trained otherwise is refused."""
 
+FAMILIES = {
+    "joint_blocks.": "an MM-DiT",
+    "double_blocks.": "an MM-DiT",
+    "transformer_blocks.0.norm1": "a transformer of diffusers",
+    "down_blocks.": "a UNet or VAE of diffusers",
+    "input_blocks.": "a UNet",
+    "quant_conv.": "a VAE",
+}
+"""What other models call some of their weights."""
+
 SPLIT = ("head_depth", "core_depth", "tail_depth")
-BLOCK_NUMBER = re.compile(r"blocks\.(\d+)\.")
+BLOCK_NUMBER = re.compile(r"blocks\.(\d{1,5})\.")
 
 VAE_FACTOR = 8
 """Image pixels a side to latent pixels a side in the published latent-space models."""
@@ -92,6 +102,11 @@ def is_elastic(weights: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(READ) for name in weights)
 
 
+def _family(weights: Mapping[str, Tensor]) -> str:
+    """What a foreign model seems to be, to begin "..., no SiT" with; empty for one unknown."""
+    return next((f"{name}, " for mark, name in FAMILIES.items() if any(mark in weight for weight in weights)), "")
+
+
 def facts_of_weights(weights: Mapping[str, Tensor], source: str) -> Facts:
     """What the shapes say.
 
@@ -107,9 +122,9 @@ def facts_of_weights(weights: Mapping[str, Tensor], source: str) -> Facts:
         latents = None if queries is None else queries.shape[-2]
         mlp_ratio = mlp_hidden / width
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        fault = f"it lacks {error}" if isinstance(error, KeyError) else "its weights have other shapes"
         raise CheckpointError(
-            f"{source} holds no ELIT-SiT or SiT model: {error} is missing or misshapen; "
-            "other architectures are not supported"
+            f"{source} holds {_family(weights)}no ELIT-SiT or SiT model: {fault}; other architectures are not supported"
         ) from error
     fields: dict[str, Any] = {
         "architecture": "elit-sit" if is_elastic(weights) else "sit",
@@ -122,8 +137,11 @@ def facts_of_weights(weights: Mapping[str, Tensor], source: str) -> Facts:
     }
     if latents is not None:
         fields["group_size"] = math.isqrt(latents)
-    numbers = [int(match[1]) for match in map(BLOCK_NUMBER.match, weights) if match]
-    return Facts(source, fields, depth=1 + max(numbers))
+    numbers = {int(match[1]) for match in map(BLOCK_NUMBER.match, weights) if match}
+    gaps = set(range(max(numbers))) - numbers
+    if gaps:
+        raise CheckpointError(f"{source} has a block {max(numbers)}, and no block {min(gaps)}: it is not whole")
+    return Facts(source, fields, depth=len(numbers))
 
 
 def facts_of_args(args: Mapping[str, Any], source: str, *, elastic: bool) -> Facts:

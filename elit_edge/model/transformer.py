@@ -7,7 +7,7 @@ Source: arXiv 2603.12245; checked against the authors' numbers in tests/model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -144,6 +144,21 @@ def unit_scales(config: ModelConfig) -> Tensor:
     sections = [block] * (config.depth + (1 if config.is_elastic else 0)) + [final]
     flags = [float(flag) for section in sections for flag in section]
     return torch.tensor(flags, device="cpu").repeat_interleave(config.hidden_size)
+
+
+def assembled(config: ModelConfig, state: Mapping[str, Tensor]) -> DiffusionTransformer:
+    """The model over these very tensors, none of which is copied, ready to be evaluated.
+
+    Raises:
+        RuntimeError: they are not those of the model, by name or by shape.
+    """
+    with torch.device("meta"):
+        model = DiffusionTransformer(config)
+    model.load_state_dict(state, assign=True)
+    for name, value in constants(config).items():
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner).register_buffer(leaf, value, persistent=False)
+    return model.requires_grad_(requires_grad=False).eval()
 
 
 def constants(config: ModelConfig) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from elit_edge.bundle_files import BundleFiles
 from elit_edge.device import identity
 from elit_edge.errors import RequestError
 from elit_edge.files import appearing_file, cache_folder
+from elit_edge.profiling.decoder_worker import MeasuredDecoder
 from elit_edge.profiling.worker import Measured
 from elit_edge.version import __version__
 
@@ -31,6 +32,8 @@ class Known(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """By runtime, precision, version and threads."""
     duels: dict[str, float] = {}
     """Time of one over that of another, side by side; by both."""
+    decoders: dict[str, MeasuredDecoder] = {}
+    """By runtime, kind, version and threads."""
 
 
 def cache_path(files: BundleFiles) -> Path:

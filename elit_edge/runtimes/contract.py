@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.costs import Profile
-from elit_edge.errors import RequestError
-from elit_edge.manifest import Manifest
+from elit_edge.errors import BundleError, RequestError
+from elit_edge.manifest import Decoder, Manifest
 from elit_edge.model_config import Count, Positive
 
 if TYPE_CHECKING:
@@ -158,6 +158,30 @@ class Session(ABC):
         self.close()
 
 
+class DecoderSession(ABC):
+    """One decoder of a bundle, ready to compute. A context manager; not for use by two threads at once."""
+
+    def __init__(self, decoder: Decoder, runtime: str) -> None:
+        self.decoder = decoder
+        self.runtime = runtime
+
+    @abstractmethod
+    def pixels_from(self, z: FloatArray) -> FloatArray:
+        """z [B, C, h, w], scaled and shifted -> pixels [B, 3, f·h, f·w] float32, which belong to the caller."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the session holds; closing twice is no error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class Runtime(ABC):
     """A backend. Its module imports without the library that it wraps."""
 
@@ -193,3 +217,15 @@ class Runtime(ABC):
         Raises:
             BundleError: it cannot compute the bundle in that precision, or the library refuses the graphs.
         """
+
+    def decodes(self, decoder: Decoder) -> bool:  # noqa: ARG002
+        """Whether it can compute this decoder here; asked when `Ready`."""
+        return False
+
+    def prepare_decoder(self, files: BundleFiles, decoder: Decoder, threads: int | None) -> DecoderSession:  # noqa: ARG002
+        """Open a decoder of a checked bundle; of a runtime that `decodes` it.
+
+        Raises:
+            BundleError: the library refuses its graph.
+        """
+        raise BundleError(f"{self.name} does not decode")

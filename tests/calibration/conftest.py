@@ -14,12 +14,12 @@ import pytest
 from elit_edge.bundle import Bundle
 from elit_edge.bundle_files import BundleFiles, file_entries
 from elit_edge.calibration.collecting import collect
-from elit_edge.calibration.half import TYPES, narrow, stored_halves
 from elit_edge.calibration.observing import Observed, observe
 from elit_edge.calibration.rewriting import rewrite, stored_weights
 from elit_edge.calibration.schemes import Evidence, Scheme, dynamic, eight_bits, four_bits, static
 from elit_edge.calibration.sites import ROLES, Site, find_sites, weight_of
 from elit_edge.calibration.states import CalibrationSet, default_recipe
+from elit_edge.export.half import TYPES, narrow, stored_halves
 from elit_edge.export.weights_file import write_tensors
 from elit_edge.model.bundle_weights import model_of_bundle
 from elit_edge.model.transformer import DiffusionTransformer
@@ -92,7 +92,7 @@ def build(tiny_bundle_path, tiny_files, load_graphs, tmp_path_factory) -> Build:
         models = load_graphs()
         weights = folder / "onnx" / f"weights-{precision}.safetensors"
         if scheme is None:
-            tensors = write_tensors(weights, stored_halves(models, precision), lambda _: None)
+            tensors = write_tensors(weights, stored_halves(models.values(), precision), lambda _: None)
         else:
             tensors = write_tensors(weights, stored_weights(models, scheme.plans, scheme.scalings), lambda _: None)
         graphs = []

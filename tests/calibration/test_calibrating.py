@@ -22,7 +22,7 @@ from elit_edge.calibration.record import decode
 from elit_edge.calibration.set_file import save_set
 from elit_edge.calibration.states import default_recipe, source_digest
 from elit_edge.errors import BundleError, CalibrationError, ParityError, RequestError
-from elit_edge.export.verify import verify
+from elit_edge.export.verify import reference_cases, verify
 from elit_edge.model.bundle_weights import model_of_bundle
 from elit_edge.planning import Planner
 from elit_edge.profiling import turns
@@ -199,7 +199,7 @@ def test_what_was_accepted_anyway_keeps_its_verdict_and_is_never_chosen_by_itsel
 def test_verify_holds_a_refused_precision_to_what_its_verdict_says(make, strict, tmp_path):
     make("int8-dynamic", tmp_path / "new.elit", accept_anyway=True)
     files = BundleFiles.open(tmp_path / "new.elit")
-    found = verify(files, model_of_bundle(files, "fp32"))
+    found = verify(files, reference_cases(model_of_bundle(files, "fp32"), files.manifest))
     assert found.worst.psnr_db > 20
 
 
@@ -216,11 +216,11 @@ def test_verify_finds_a_precision_that_is_not_what_was_calibrated(new, tmp_path)
     write_manifest(folder, msgspec.structs.replace(files.manifest, files=file_entries(folder)))
     files = BundleFiles.open(folder)
     with pytest.raises(ParityError, match="velocity-int8"):
-        verify(files, model_of_bundle(files, "fp32"))
+        verify(files, reference_cases(model_of_bundle(files, "fp32"), files.manifest))
 
 
 def test_verify_passes_a_sound_one(new):
-    found = verify(new.files, model_of_bundle(new.files, "fp32"))
+    found = verify(new.files, reference_cases(model_of_bundle(new.files, "fp32"), new.files.manifest))
     assert found.worst.psnr_db >= found.gate_db
 
 

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto
 from safetensors import safe_open
 
-from elit_edge.calibration.half import narrow, stored_halves
 from elit_edge.calibration.sites import ROLES
-from elit_edge.errors import CalibrationError
+from elit_edge.errors import ExportError
+from elit_edge.export.half import narrow, stored_halves
 from elit_edge.export.weights_file import write_tensors
 from elit_edge.parity import GATE_DB, psnr_db
 from elit_edge.runtimes.contract import Missing
@@ -155,14 +155,14 @@ def changed(tiny_files, folder, name, change):
 @pytest.mark.parametrize("value", [65520.0, -1e6, np.inf, np.nan])
 def test_a_weight_that_fp16_cannot_hold_is_named(value, tiny_files, tmp_path):
     models = changed(tiny_files, tmp_path / "big.elit", "final.weight_t", lambda values: values.put(3, value))
-    with pytest.raises(CalibrationError, match=r"final\.weight_t"):
-        write_tensors(tmp_path / "out.safetensors", stored_halves(models, "fp16"), lambda _: None)
+    with pytest.raises(ExportError, match=r"final\.weight_t"):
+        write_tensors(tmp_path / "out.safetensors", stored_halves(models.values(), "fp16"), lambda _: None)
 
 
 @pytest.mark.parametrize(("value", "precision"), [(65504.0, "fp16"), (-1e30, "bf16")])
 def test_a_weight_that_just_fits_is_taken(value, precision, tiny_files, tmp_path):
     models = changed(tiny_files, tmp_path / "big.elit", "final.weight_t", lambda values: values.put(3, value))
-    tensors = write_tensors(tmp_path / "out.safetensors", stored_halves(models, precision), lambda _: None)
+    tensors = write_tensors(tmp_path / "out.safetensors", stored_halves(models.values(), precision), lambda _: None)
     assert tensors["final.weight_t"].numpy().ravel()[3].astype(np.float32) == pytest.approx(value, rel=1e-2)
 
 
@@ -174,7 +174,9 @@ def test_norms_of_large_vectors_do_not_overflow(tiny_files, tiny_states, tmp_pat
 
     folder = tmp_path / "large.elit"
     models = changed(tiny_files, folder, "write.attn.kv_proj.bias", enlarge)
-    tensors = write_tensors(folder / "onnx" / "half.safetensors", stored_halves(models, "fp16"), lambda _: None)
+    tensors = write_tensors(
+        folder / "onnx" / "half.safetensors", stored_halves(models.values(), "fp16"), lambda _: None
+    )
     for role, model in models.items():
         narrow(model, "fp16", tensors)
         ir.save(model, folder / "onnx" / f"{role}-half.onnx")

@@ -22,13 +22,13 @@ from elit_edge.bundle import Bundle
 from elit_edge.bundle_files import BundleFiles, file_entries, write_manifest
 from elit_edge.calibration.calibrating import calibrate
 from elit_edge.calibration.collecting import collect
-from elit_edge.calibration.half import narrow, stored_halves
 from elit_edge.calibration.headroom import describe, measure
 from elit_edge.calibration.record import decode
 from elit_edge.calibration.set_file import save_set
 from elit_edge.calibration.sites import ROLES
 from elit_edge.calibration.states import default_recipe
-from elit_edge.errors import BundleError, CalibrationError
+from elit_edge.errors import BundleError, CalibrationError, ExportError
+from elit_edge.export.half import narrow, stored_halves
 from elit_edge.export.weights_file import write_tensors
 from elit_edge.parity import GATE_DB, psnr_db
 from elit_edge.profiling import turns
@@ -103,7 +103,9 @@ def narrowed(files, folder, overflowing):
     """The fp16 graphs, written beside a copy of the bundle's."""
     shutil.copytree(files.folder, folder)
     models = graphs(BundleFiles(folder, files.manifest))
-    tensors = write_tensors(folder / "onnx" / "half.safetensors", stored_halves(models, "fp16"), lambda _: None)
+    tensors = write_tensors(
+        folder / "onnx" / "half.safetensors", stored_halves(models.values(), "fp16"), lambda _: None
+    )
     for role, model in models.items():
         narrow(model, "fp16", tensors, overflowing.get(role, ()))
         ir.save(model, folder / "onnx" / f"{role}-half.onnx")
@@ -331,7 +333,7 @@ def test_a_weight_that_fp16_cannot_hold_is_refused_even_there(enlarged, tmp_path
     files, states = enlarged((f"{TAIL}.mlp.fc2.weight_t", 2.0**22))
     peaks = measured(files, states)
     named = {role: peaks[role].overflowing(model.graph) for role, model in graphs(files).items()}
-    with pytest.raises(CalibrationError, match=rf"{TAIL}\.mlp\.fc2\.weight_t holds .* choose bf16"):
+    with pytest.raises(ExportError, match=rf"{TAIL}\.mlp\.fc2\.weight_t holds .* choose another precision"):
         narrowed(files, tmp_path / "half.elit", named)
 
 

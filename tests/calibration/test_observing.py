@@ -177,7 +177,7 @@ def test_a_plain_sit_is_observed_too(tiny_checkpoint, tmp_path):
     )
     names = type(tiny_checkpoint.model())(config).state_dict()
     weights = {name: tiny_checkpoint.weights[name] for name in names}
-    plain = replace(tiny_checkpoint, config=config, weights=weights, trained_latents=1)
+    plain = replace(tiny_checkpoint, config=config, mapped=lambda: weights, trained_latents=1)
     export(plain, tmp_path / "plain.elit", check=False)
     bundle = Bundle.open(tmp_path / "plain.elit")
     files = bundle.files

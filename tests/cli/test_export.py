@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from elit_edge.bundle import Bundle
 from elit_edge.cli.main import main
-from elit_edge.export import exporter, onnx_graphs
+from elit_edge.export import model_graphs, onnx_graphs
 from elit_edge.model.checkpoint import config_json
 from elit_edge.model.published_keys import to_published
 from elit_edge.model.transformer import DiffusionTransformer
@@ -139,7 +139,7 @@ def traced():
 
 @pytest.fixture
 def quick_trace(traced, monkeypatch):
-    monkeypatch.setattr(exporter, "trace", traced)
+    monkeypatch.setattr(model_graphs, "trace", traced)
 
 
 @pytest.fixture

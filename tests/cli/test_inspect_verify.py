@@ -75,7 +75,7 @@ def damaged_bundle_path(tiny_bundle_path, tmp_path):
 def test_inspect_shows_every_budget_and_what_it_costs(tiny_bundle_path):
     shown = cli("inspect", tiny_bundle_path)
     assert (shown.exit_code, shown.stderr) == (0, "")
-    rows = re.findall(r"^│ (\d+) +│ ([\d.]+) +│ (\d+)% +│$", shown.stdout, re.MULTILINE)
+    rows = re.findall(r"^│ (\d+) +│ ([\d.]+) +│ (\d+)% +│ \S+ +│$", shown.stdout, re.MULTILINE)
     assert [int(latents) for latents, _, _ in rows] == list(range(1, 17))
     costs = [float(cost) for _, cost, _ in rows]
     assert costs == sorted(costs)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from elit_edge.export import exporter, onnx_graphs
+from elit_edge.export import model_graphs, onnx_graphs
 from elit_edge.model.checkpoint import config_json, read_checkpoint
 from elit_edge.model.published_keys import to_published
 from elit_edge.model.transformer import DiffusionTransformer
@@ -39,7 +39,7 @@ def traced():
 @pytest.fixture
 def quick_trace(traced, monkeypatch):
     """Let the exporter use traces that were made before: the real ones, of the same config."""
-    monkeypatch.setattr(exporter, "trace", traced)
+    monkeypatch.setattr(model_graphs, "trace", traced)
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,7 @@ def test_progress_names_the_stages_and_rises_within_each(micro_checkpoint, quick
         "trace",
         "specialise",
         "weights",
+        "reference",
         "verify",
         "seal",
     ]

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from elit_edge.bundle import Bundle
-from elit_edge.export.exporter import WEIGHTS_FILE
+from elit_edge.export.model_graphs import WEIGHTS_FILE
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from elit_edge.bundle_files import BundleFiles
-from elit_edge.errors import ParityError
-from elit_edge.export import exporter, onnx_graphs
+from elit_edge.errors import ExportError, ParityError
+from elit_edge.export import model_graphs, onnx_graphs
 from elit_edge.export.exporter import export
-from elit_edge.export.verify import measure, trajectory_cases, verify
+from elit_edge.export.verify import measure, reference_cases, trajectory_cases, verify
 from elit_edge.model.layers import Mlp, TimestepEmbedder
 from elit_edge.parity import GATE_DB, psnr_db, relative_l2
 from elit_edge.runtimes.reference.session import ModelSession
@@ -36,7 +36,7 @@ def flipped_tail(checkpoint):
     weights["read.queries"] = weights["read.queries"].flip(0)
     grouped = weights["read.latent_position"].view(config.groups, config.latents_per_group, -1)
     weights["read.latent_position"] = grouped.flip(1).reshape(config.tokens, -1)
-    return replace(checkpoint, weights=weights)
+    return replace(checkpoint, mapped=lambda: weights)
 
 
 def kept_only_write(checkpoint):
@@ -47,7 +47,7 @@ def kept_only_write(checkpoint):
 def test_a_model_that_keeps_or_writes_other_latents_fails(defect, micro_checkpoint, quick_trace, tmp_path):
     files = exported_without_gate(defect(micro_checkpoint), tmp_path / "wrong.elit")
     with pytest.raises(ParityError, match=r"at [123] latents"):
-        verify(files, micro_checkpoint.model())
+        verify(files, reference_cases(micro_checkpoint.model(), files.manifest))
 
 
 def test_latents_counted_from_the_other_end_agree_at_the_full_budget(micro_checkpoint):
@@ -60,11 +60,14 @@ def test_latents_counted_from_the_other_end_agree_at_the_full_budget(micro_check
 
 
 def test_a_graph_of_the_next_budget_fails(micro_checkpoint, quick_trace, monkeypatch, tmp_path):
-    right = exporter.specialise
-    monkeypatch.setattr(exporter, "specialise", lambda model, latents: right(model, max(1, latents - 1)))
+    right = model_graphs.specialise
+    monkeypatch.setattr(model_graphs, "specialise", lambda model, latents: right(model, max(1, latents - 1)))
+    with pytest.raises(ExportError, match="the exporter changed the model"):  # it does other work, for one
+        exported_without_gate(micro_checkpoint, tmp_path / "counted.elit")
+    monkeypatch.setattr(model_graphs, "check_work", lambda *_: None)
     files = exported_without_gate(micro_checkpoint, tmp_path / "wrong.elit")
     with pytest.raises(ParityError, match="velocity_latents_"):
-        verify(files, micro_checkpoint.model())
+        verify(files, reference_cases(micro_checkpoint.model(), files.manifest))
 
 
 def reversed_time(self, t):
@@ -84,14 +87,14 @@ def test_a_layer_that_was_traced_wrong_fails(layer, forward, micro_checkpoint, m
         patch.setattr(layer, "forward", forward)
         files = exported_without_gate(micro_checkpoint, tmp_path / "wrong.elit")
     with pytest.raises(ParityError):
-        verify(files, micro_checkpoint.model())
+        verify(files, reference_cases(micro_checkpoint.model(), files.manifest))
 
 
 def test_a_wrong_condition_is_named_itself(micro_checkpoint, quick_trace, tmp_path):
     weights = dict(micro_checkpoint.weights)
     weights["time.fc1.bias"] = weights["time.fc1.bias"] + 0.1
-    files = exported_without_gate(replace(micro_checkpoint, weights=weights), tmp_path / "wrong.elit")
-    found = measure(files, micro_checkpoint.model(), "fp32", lambda _: None)
+    files = exported_without_gate(replace(micro_checkpoint, mapped=lambda: weights), tmp_path / "wrong.elit")
+    found = measure(files, reference_cases(micro_checkpoint.model(), files.manifest), "fp32")
     assert "onnx/condition.onnx" in {parity.graph for parity in found if parity.psnr_db < GATE_DB["fp32"]}
 
 
@@ -99,7 +102,7 @@ def test_weights_that_are_not_finite_fail_and_leave_nothing(micro_checkpoint, qu
     weights = dict(micro_checkpoint.weights)
     weights["final.bias"] = torch.full_like(weights["final.bias"], float("nan"))
     with pytest.raises(ParityError):
-        export(replace(micro_checkpoint, weights=weights), tmp_path / "nan.elit")
+        export(replace(micro_checkpoint, mapped=lambda: weights), tmp_path / "nan.elit")
     assert not list(tmp_path.iterdir())
 
 
@@ -117,7 +120,7 @@ def plain_sit(micro_checkpoint):
     )
     names = onnx_graphs.DiffusionTransformer(config).state_dict()
     weights = {name: micro_checkpoint.weights[name] for name in names}
-    return replace(micro_checkpoint, config=config, weights=weights, trained_latents=1)
+    return replace(micro_checkpoint, config=config, mapped=lambda: weights, trained_latents=1)
 
 
 def test_cases_are_states_of_a_trajectory(tiny_checkpoint, tiny_bundle_path):

@@ -112,6 +112,22 @@ def test_training_heads_are_left_out(write, tiny_checkpoint):
     assert read_checkpoint(path, STATED).weights.keys() == tiny_checkpoint.weights.keys()
 
 
+def test_a_sit_trained_with_projectors_is_read_with_all_that_its_training_left_beside_it(authors, write):
+    """The arguments are those of a run of REPA."""
+    heads = {f"projectors.0.{layer}.{kind}": torch.ones(7) for layer in (0, 2, 4) for kind in ("weight", "bias")}
+    plain = {name: value for name, value in authors["ema"].items() if not name.startswith((READ, WRITE))}
+    moments = {number: {"step": torch.tensor(9.0), "exp_avg": torch.ones(3)} for number in range(4)}
+    settings = {"model": "SiT-S/2", "enc_type": "dinov2-vit-b", "proj_coeff": 0.5, "projector_embed_dims": "768"}
+    settings |= {"encoder_depth": 8, "qk_norm": False, "fused_attn": True, "path_type": "linear", "prediction": "v"}
+    settings |= {"weighting": "uniform", "legacy": False, "cfg_prob": 0.1, "mixed_precision": "fp16", "seed": 0}
+    optimiser = {"state": moments, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.999), "params": [0, 1, 2, 3]}]}
+    path = write(weights=heads, without=[READ, WRITE], settings=settings, model=plain | heads, opt=optimiser)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.config == ModelConfig(**STATED | PLAIN_DEPTHS | {"num_heads": 6})
+    assert not [name for name in checkpoint.weights if "projectors" in name]
+    assert len(checkpoint.weights) == len(plain)
+
+
 @pytest.mark.parametrize(
     ("share", "latents"), [(0.9375, 1), (0.9, 1), (0.75, 4), (0.5, 8), (0.0, 16), (1.0, 1), (None, 1)]
 )
@@ -301,6 +317,12 @@ def test_a_truncated_file_is_refused(write, write_safetensors, kind, length):
         read_checkpoint(path, STATED)
 
 
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 11211595885\n"
+)
+
+
 def noise(length):
     return random.Random(0).randbytes(length)
 
@@ -308,15 +330,22 @@ def noise(length):
 @pytest.mark.parametrize(
     ("content", "remedy"),
     [
-        (b"", "convert the weights to safetensors"),
+        (b"", "is empty; download it again"),
         (b"P", "convert the weights to safetensors"),
         (noise(5000), "convert the weights to safetensors"),
-        (b"<!DOCTYPE html><html>Not found</html>", "convert the weights to safetensors"),
+        (b"<!DOCTYPE html><html>Not found</html>", "is a web page, which the server sent .*download it again"),
+        (b"\xef\xbb\xbf\n <html>", "is a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "is a web page"),
+        (LFS_POINTER, "is a pointer of git-lfs to a file of 11211595885 bytes, .*git lfs pull"),
+        (LFS_POINTER[:40], "is a pointer of git-lfs to a file, .*git lfs pull"),
         (b"PK" + noise(5000), "damaged or incomplete .*download it again"),
         (noise(8) + b"{" + noise(5000), "damaged or incomplete .*download it again"),
         ((9).to_bytes(8, "little") + b'{"a": 1} ', "damaged or incomplete .*download it again"),
     ],
-    ids=["empty", "one byte", "noise", "a web page", "noise after PK", "noise like safetensors", "a foreign header"],
+    ids=[
+        *["empty", "one byte", "noise", "a web page", "a page with a mark", "an error of a store", "a pointer"],
+        *["half a pointer", "noise after PK", "noise like safetensors", "a foreign header"],
+    ],
 )
 def test_a_file_of_other_bytes_is_refused(tmp_path, content, remedy):
     path = tmp_path / "checkpoint.pt"
@@ -456,6 +485,26 @@ def test_a_file_of_another_architecture_is_refused(write):
         read_checkpoint(write(ema=foreign), STATED)
 
 
+FOREIGN = {
+    "an MM-DiT": ["x_embedder.proj.weight", "pos_embed", "joint_blocks.0.x_block.attn.qkv.weight"],
+    "a UNet": ["model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.time_embed.0.weight"],
+    "a UNet or VAE of diffusers": ["down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"],
+    "a transformer of diffusers": ["pos_embed.proj.weight", "transformer_blocks.0.norm1.linear.weight"],
+    "a VAE": ["quant_conv.weight", "encoder.mid.attn_1.q.weight"],
+}
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["nothing but weights", "beside settings"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_known_other_architecture_is_refused_by_its_name(write, tmp_path, kind, bare):
+    weights = {name: torch.zeros(8, 4, 2, 2) for name in FOREIGN[kind]}
+    path = write(ema=weights)
+    if bare:
+        torch.save(weights, path)
+    with pytest.raises(CheckpointError, match=rf"holds {kind}, no ELIT-SiT or SiT model: it lacks '\w+"):
+        read_checkpoint(path, STATED)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "supported"),
     [
@@ -527,10 +576,9 @@ def test_a_config_that_cannot_be_is_refused(write, heads, error):
         read_checkpoint(write(), STATED | {"num_heads": heads})
 
 
-@pytest.mark.parametrize(
-    ("core_depth", "fault"), [(2, r"has a foreign blocks\.5\..* and 9 more"), (4, r"lacks blocks\.6\..* and 9 more")]
-)
-def test_a_split_that_does_not_add_up_to_the_blocks_is_refused(write, core_depth, fault):
+@pytest.mark.parametrize("core_depth", [2, 4, 10**9], ids=["too few", "too many", "more than memory could hold"])
+def test_a_split_that_does_not_add_up_to_the_blocks_is_refused(write, core_depth):
+    fault = f"has 6 blocks, which are not head_depth = 2, core_depth = {core_depth}, tail_depth = 1; correct the config"
     with pytest.raises(CheckpointError, match=fault):
         read_checkpoint(write(), STATED | {"core_depth": core_depth})
 
@@ -593,6 +641,30 @@ def test_a_weight_of_another_shape_is_refused(write, name, found, needed):
 def test_a_weight_that_says_what_the_model_is_may_have_no_other_shape_either(write, name, shape):
     with pytest.raises(CheckpointError, match=r"has shape|holds no ELIT-SiT or SiT model|contradicts itself|foreign"):
         read_checkpoint(write(weights={name: torch.zeros(shape)}), STATED)
+
+
+@pytest.mark.parametrize("number", [6, 99_999])
+def test_a_block_after_a_gap_is_refused_before_any_model_is_made(write, number):
+    path = write(weights={f"blocks.{number}.mlp.fc2.bias": torch.zeros(48)}, without=["blocks.3."])
+    with pytest.raises(CheckpointError, match=f"has a block {number}, and no block 3: it is not whole"):
+        read_checkpoint(path, STATED)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("pos_embed", (1, 10**12, 48)),
+        ("x_embedder.proj.weight", (48, 4, 10**6, 10**6)),
+        ("x_embedder.proj.weight", (2**30, 4, 2, 2)),
+        ("y_embedder.embedding_table.weight", (2**31, 48)),
+        ("blocks.0.mlp.fc1.weight", (2**40, 48)),
+    ],
+)
+def test_a_tensor_that_is_vast_by_its_shape_alone_is_refused(write, name, shape):
+    """A shape repeats one number without storing it again."""
+    path = write(weights={name: torch.zeros(1).expand(shape)})
+    with pytest.raises((CheckpointError, ConfigError)):
+        read_checkpoint(path, {"num_heads": 2, "tail_depth": 1})
 
 
 @pytest.mark.parametrize("missing", ["blocks.3.attn.qkv.weight", "final_layer.linear.bias", READ + "pos_embed"])

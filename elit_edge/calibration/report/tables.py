@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from elit_edge.calibration.proof import gates
-from elit_edge.calibration.record import FP16_GREATEST, Headroom, Record, Wide
+from elit_edge.calibration.record import Headroom, Record, Wide
 from elit_edge.calibration.report.ranking import Movement, magnitude, worst
+from elit_edge.export.float16 import FP16_GREATEST
 from elit_edge.manifest import Manifest
 from elit_edge.pages.tables import NONE, Sheet, figure
 from elit_edge.parity import EXACT_DB

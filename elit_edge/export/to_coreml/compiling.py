@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from elit_edge.adding import adding
 from elit_edge.bundle_files import COREML_FOLDER, BundleFiles, file_entry, write_manifest
-from elit_edge.errors import BundleError, RequestError
+from elit_edge.errors import BundleError
 from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml.checking import check
 from elit_edge.export.to_coreml.observing import fitted
@@ -22,6 +21,7 @@ from elit_edge.export.to_coreml.recipe import Recipe
 from elit_edge.export.to_coreml.weights import Weights, arrays_of
 from elit_edge.files import current_umask
 from elit_edge.fit import check_disk, coreml_bytes
+from elit_edge.ladder import static_budgets
 from elit_edge.manifest import CoreMlFunction, CoreMlModel, Manifest
 from elit_edge.model.bundle_weights import model_of_bundle
 from elit_edge.runtimes.coreml_.system import MACOS
@@ -30,8 +30,6 @@ from elit_edge.version import __version__
 
 BATCHES, BATCHES_ALONE = (1, 2), (1,)
 """Samples of one call: one, and both passes of a guided step; where each function is a copy of the weights, one."""
-MOST_BUDGETS, LADDER = 16, 2
-"""So many budgets are compiled unless others are asked for; of more, or where each is a copy, those in this ratio."""
 SOURCE = "fp32"
 
 Report = Callable[[str, float], None]
@@ -60,13 +58,13 @@ def compile_packages(
     Raises:
         RuntimeUnavailable: coremltools is missing.
         BundleError: the bundle has no float32 weights, or changed meanwhile.
-        BudgetError, RequestError: budgets that it does not have.
+        BudgetError: budgets that it does not have.
         ExportError: the model's numbers do not fit into float16, or a package could not be written.
         ParityError: the packages do not compute what the model does; the bundle is as it was.
         FitError: the disk is too small.
     """
     library = coremltools()
-    chosen = chosen_budgets(files.manifest, recipe, budgets)
+    chosen = static_budgets(files.manifest.budgets, budgets, dear=not recipe.multifunction)
     with adding(files) as (current, stage):
         manifest = current.manifest
         if SOURCE not in manifest.precisions:
@@ -101,25 +99,6 @@ def compile_packages(
         sealed = _sealed(manifest, made, stage, place)
         write_manifest(stage, sealed)
     return sealed
-
-
-def chosen_budgets(manifest: Manifest, recipe: Recipe, asked: tuple[int, ...]) -> tuple[int, ...]:
-    """The budgets to compile: those asked for, or the ladder, thinned where it is long or each is a copy.
-
-    Raises:
-        RequestError, BudgetError: the bundle does not have one of them.
-    """
-    ladder = manifest.budgets
-    if asked:
-        for latents in asked:
-            if manifest.check_latents(latents) not in ladder:
-                raise RequestError(f"budget {latents} is not in the bundle's ladder: {', '.join(map(str, ladder))}")
-        return tuple(sorted(set(asked)))
-    if recipe.multifunction and len(ladder) <= MOST_BUDGETS:
-        return ladder
-    steps = np.arange(int(np.log2(max(ladder) / min(ladder))) + 1)
-    wanted = {*(min(ladder) * LADDER**steps).tolist(), max(ladder)}
-    return tuple(latents for latents in ladder if latents in wanted)
 
 
 def _fitting(emission: Emission, manifest: Manifest, reference: ModelSession, report: Report) -> tuple[Emission, float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from elit_edge.bundle_files import BundleFiles
-from elit_edge.manifest import Manifest
-from elit_edge.runtimes.contract import Missing, Ready, Runtime, Session, library_state
+from elit_edge.manifest import Decoder, Manifest
+from elit_edge.runtimes.contract import DecoderSession, Missing, Ready, Runtime, Session, library_state
 
 NO_KERNELS = ("bf16",)
 """Precisions whose products ONNX Runtime has no code for on a CPU."""
@@ -25,6 +25,14 @@ class OnnxRuntime(Runtime):
         from elit_edge.runtimes.onnxruntime_.session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(files, precision, threads)
+
+    def decodes(self, decoder: Decoder) -> bool:  # noqa: ARG002
+        return True
+
+    def prepare_decoder(self, files: BundleFiles, decoder: Decoder, threads: int | None) -> DecoderSession:
+        from elit_edge.runtimes.onnxruntime_.session import OnnxRuntimeDecoder
+
+        return OnnxRuntimeDecoder(files, decoder, threads)
 
 
 RUNTIMES = (OnnxRuntime(),)

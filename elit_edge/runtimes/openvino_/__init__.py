@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError
-from elit_edge.manifest import Manifest
-from elit_edge.runtimes.contract import Missing, Ready, Runtime, Session, library_state
+from elit_edge.manifest import Decoder, Manifest
+from elit_edge.runtimes.contract import DecoderSession, Missing, Ready, Runtime, Session, library_state
 
 
 class OpenVino(Runtime):
@@ -33,6 +33,14 @@ class OpenVino(Runtime):
                 f"choose one of: {', '.join(available)}"
             )
         return OpenVinoSession(files, precision, threads)
+
+    def decodes(self, decoder: Decoder) -> bool:  # noqa: ARG002
+        return True
+
+    def prepare_decoder(self, files: BundleFiles, decoder: Decoder, threads: int | None) -> DecoderSession:
+        from elit_edge.runtimes.openvino_.session import OpenVinoDecoder
+
+        return OpenVinoDecoder(files, decoder, threads)
 
 
 RUNTIMES = (OpenVino(),)

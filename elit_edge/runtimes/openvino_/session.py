@@ -1,4 +1,4 @@
-"""The session of OpenVINO. It never sends telemetry: see `_without_telemetry`."""
+"""The sessions of OpenVINO. It never sends telemetry: see `_without_telemetry`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError
-from elit_edge.manifest import Role
-from elit_edge.runtimes.contract import FloatArray, IntArray, Session
+from elit_edge.manifest import Decoder, Role
+from elit_edge.runtimes.contract import DecoderSession, FloatArray, IntArray, Session
 
 TELEMETRY = "openvino_telemetry"
 
@@ -128,3 +128,18 @@ class OpenVinoSession(Session):
 
     def close(self) -> None:
         self._condition = self._velocity = None
+
+
+class OpenVinoDecoder(DecoderSession):
+    """A decoder. It keeps the memory of its largest picture until it is closed: 4.4 KB a pixel of an SD-VAE."""
+
+    def __init__(self, files: BundleFiles, decoder: Decoder, threads: int | None) -> None:
+        super().__init__(decoder, "openvino")
+        self._graph: _Graph | None = _Graph(files.path(decoder.path), decoder.precision, threads)
+
+    def pixels_from(self, z: FloatArray) -> FloatArray:
+        assert self._graph is not None, "the session is closed"
+        return self._graph.run({"z": z})
+
+    def close(self) -> None:
+        self._graph = None

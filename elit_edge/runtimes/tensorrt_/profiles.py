@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from elit_edge.ladder import static_budgets
 from elit_edge.manifest import EngineProfile, Graph, Manifest, Range
 
 Form = Literal["range", "per-budget"]
@@ -20,7 +21,7 @@ def engine_profiles(manifest: Manifest, graph: Graph, form: Form) -> tuple[Engin
         manifest: of the bundle; its ladder says which budgets there are.
         graph: `condition` or `velocity`, of any batch and budget.
         form: "range": one profile holds all budgets, tuned for the full one. "per-budget": a profile tuned for each,
-            some megabytes more for each (docs/tensorrt.md).
+            some megabytes more for each (docs/tensorrt.md); of more than 16 budgets for each power of two.
     """
     if not any(spec.name == "latents" for spec in graph.inputs):
         return (EngineProfile(batch=CONDITION_BATCH if graph.role == "condition" else VELOCITY_BATCH, latents=None),)
@@ -29,7 +30,7 @@ def engine_profiles(manifest: Manifest, graph: Graph, form: Form) -> tuple[Engin
         return (EngineProfile(batch=VELOCITY_BATCH, latents=Range(least=least, typical=most, most=most)),)
     return tuple(
         EngineProfile(batch=VELOCITY_BATCH, latents=Range(least=latents, typical=latents, most=latents))
-        for latents in manifest.budgets
+        for latents in static_budgets(manifest.budgets)
     )
 
 

@@ -12,23 +12,21 @@ import jsonschema
 import msgspec
 import numpy as np
 import pytest
-from export.to_coreml.tools import contents, manifest_of, micro_config, random_model, reseal, write_bundle
+from export.to_coreml.tools import contents, micro_config, random_model, reseal, write_bundle
 
 from elit_edge.bundle import Bundle
 from elit_edge.bundle_files import BundleFiles, file_entries, write_manifest
 from elit_edge.errors import (
-    BudgetError,
     BundleError,
     ExportError,
     FitError,
     PackageError,
     ParityError,
-    RequestError,
 )
 from elit_edge.evaluation.attachment import SHIPPED, ShippedTable, attach
 from elit_edge.export.mil.reading import MilPackage
 from elit_edge.export.to_coreml import package
-from elit_edge.export.to_coreml.compiling import chosen_budgets, compile_packages
+from elit_edge.export.to_coreml.compiling import compile_packages
 from elit_edge.export.to_coreml.layout import Layout
 from elit_edge.export.to_coreml.recipe import Recipe
 from elit_edge.export.verify_coreml import verify_coreml
@@ -340,7 +338,7 @@ def test_a_package_without_its_index_is_refused(compiled):
 
 
 def test_what_is_in_the_bundle_verifies(compiled, model):
-    (found,) = verify_coreml(BundleFiles.open(compiled), model)
+    (found,) = verify_coreml(BundleFiles.open(compiled), lambda: model)
     assert found.model == Bundle.open(compiled).manifest.coreml[0]
     assert found.found.stored == found.model.parity.stored
     assert found.found.psnr_db > 110
@@ -353,7 +351,7 @@ def test_weights_changed_behind_the_digests_back_fail_verify(compiled, model):
     (compiled / WEIGHTS).write_bytes(data.tobytes())
     reseal(compiled)
     with pytest.raises((ParityError, PackageError)):
-        verify_coreml(BundleFiles.open(compiled), model)
+        verify_coreml(BundleFiles.open(compiled), lambda: model)
 
 
 def test_one_weight_changed_by_a_thousandth_fails_verify(compiled, model):
@@ -366,7 +364,7 @@ def test_one_weight_changed_by_a_thousandth_fails_verify(compiled, model):
     path.write_bytes(data.replace(weight.tobytes(), changed.tobytes()))
     reseal(compiled)
     with pytest.raises(ParityError):
-        verify_coreml(BundleFiles.open(compiled), model)
+        verify_coreml(BundleFiles.open(compiled), lambda: model)
 
 
 def test_a_package_cut_short_fails_verify(compiled, model):
@@ -374,40 +372,7 @@ def test_a_package_cut_short_fails_verify(compiled, model):
     path.write_bytes(path.read_bytes()[:-4096])
     reseal(compiled)
     with pytest.raises(PackageError, match=r"latents_04\.mlpackage: weight .* ends at byte"):
-        verify_coreml(BundleFiles.open(compiled), model)
-
-
-@pytest.mark.parametrize(
-    ("asked", "ios", "chosen"),
-    [((), 18, (1, 2, 3, 4)), ((), 17, (1, 2, 4)), ((3,), 17, (3,)), ((4, 1, 4), 18, (1, 4))],
-)
-def test_the_ladder_or_what_was_asked_for(asked, ios, chosen):
-    assert chosen_budgets(manifest_of(micro_config()), Recipe(ios=ios), asked) == chosen
-
-
-@pytest.mark.parametrize(
-    ("side", "ladder", "chosen"),
-    [
-        (8, None, (1, 2, 4, 8, 16, 32, 64)),
-        (5, None, (1, 2, 4, 8, 16, 25)),
-        (4, None, tuple(range(1, 17))),
-        (8, (4, 8, 64), (4, 8, 64)),
-        (8, range(2, 65, 2), (2, 4, 8, 16, 32, 64)),
-    ],
-)
-def test_a_long_ladder_is_thinned(side, ladder, chosen):
-    config = micro_config(image_size=2 * side, group_size=side)
-    assert chosen_budgets(manifest_of(config, ladder), Recipe(), ()) == chosen
-
-
-def test_budgets_that_are_not_there_are_refused(model):
-    manifest = manifest_of(model.config, (1, 4))
-    with pytest.raises(RequestError, match="budget 3 is not in the bundle's ladder: 1, 4"):
-        chosen_budgets(manifest, Recipe(), (1, 3))
-    with pytest.raises(BudgetError):
-        chosen_budgets(manifest, Recipe(), (5,))
-    with pytest.raises(BudgetError):
-        chosen_budgets(manifest, Recipe(), (0,))
+        verify_coreml(BundleFiles.open(compiled), lambda: model)
 
 
 def test_the_digests_are_those_of_the_files(compiled):

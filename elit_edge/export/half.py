@@ -2,12 +2,12 @@
 
 What stays in float32: the angles of the timestep (their frequencies go down to 1e-4), the root mean square norms of
 Read and Write from their sum of squares to their division (65504 is the most that fp16 holds), and nodes that are named
-because they were seen to come near that number (headroom.py).
+because they were seen to come near that number (peaks.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,27 +16,28 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from elit_edge.calibration.record import Reason
-from elit_edge.errors import CalibrationError
+from elit_edge.errors import ExportError
+from elit_edge.export.float16 import Reason
 from elit_edge.export.weights_file import Stored
-from elit_edge.manifest import Role
 
 TYPES = {
     "fp16": (ir.DataType.FLOAT16, np.dtype(np.float16)),
     "bf16": (ir.DataType.BFLOAT16, np.dtype(ml_dtypes.bfloat16)),
 }
 FLOAT = ir.DataType.FLOAT
+ALWAYS_FLOAT = {"Resize": 2}
+"""The place of an input that an operator takes in float32, whatever else it computes in: the scales of Resize."""
 
 
-def stored_halves(models: Mapping[Role, ir.Model], precision: str) -> dict[str, Stored]:
+def stored_halves(models: Iterable[ir.Model], precision: str) -> dict[str, Stored]:
     """All that the weights file of the precision holds. A node that overflows has its weights in 16 bits all the same.
 
     Raises:
-        CalibrationError: a weight that fp16 cannot hold.
+        ExportError: a weight that fp16 cannot hold.
     """
     dtype, own = TYPES[precision]
     found: dict[str, Stored] = {}
-    for model in models.values():
+    for model in models:
         wide = left_wide(model.graph)
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
@@ -86,7 +87,7 @@ def _compute_in(
     """Let a node take and give its floating-point numbers in this type; what has another is cast once."""
     floats = {FLOAT, *(each for each, _ in TYPES.values())}
     for place, value in enumerate(list(node.inputs)):
-        if value is None or value.dtype not in floats - {dtype}:
+        if value is None or value.dtype not in floats - {dtype} or place == ALWAYS_FLOAT.get(node.op_type):
             continue
         if (value, dtype) not in casts:
             casts[value, dtype] = _cast(graph, node, value, dtype)
@@ -119,7 +120,7 @@ def left_wide(graph: ir.Graph, overflowing: Collection[str] = ()) -> dict[ir.Nod
 
 
 def _stays_wide(value: ir.Value, wide: Collection[ir.Node]) -> bool:
-    return all(use.node in wide for use in value.uses())
+    return all(use.node in wide or use.idx == ALWAYS_FLOAT.get(use.node.op_type) for use in value.uses())
 
 
 def _above(node: ir.Node) -> set[ir.Node]:
@@ -155,7 +156,7 @@ def _narrowed(tensor: ir.TensorProtocol, dtype: np.dtype[Any], name: str) -> npt
     with np.errstate(over="ignore"):
         narrowed = values.astype(dtype)
     if not np.isfinite(narrowed.astype(np.float32)).all():
-        raise CalibrationError(
-            f"{name} holds {np.abs(values).max():.3g}, more than {dtype.name} can hold; choose bf16, w8 or int8"
+        raise ExportError(
+            f"{name} holds {np.abs(values).max():.3g}, more than {dtype.name} can hold; choose another precision"
         )
     return narrowed

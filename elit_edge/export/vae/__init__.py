@@ -1,0 +1,1 @@
+"""Decoders: a VAE in, a graph from latents to pixels out."""

@@ -1,6 +1,7 @@
-"""Checkpoints of the published sizes with random weights, in the authors' own file format: model, ema, opt, args, steps.
+"""Checkpoints of the published sizes with random weights, in the authors' own file format.
 
-python benchmarks/xl_checkpoint.py 256 xl.pt      # 10.8 GB; and the VAE: python benchmarks/xl_checkpoint.py vae folder
+python benchmarks/xl_checkpoint.py 256 xl.pt      # 11 GB: model, ema, opt, args, steps
+python benchmarks/xl_checkpoint.py vae folder     # an autoencoder of SD-VAE's sizes
 """
 
 from __future__ import annotations

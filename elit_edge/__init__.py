@@ -8,6 +8,7 @@
 from elit_edge import device, errors
 from elit_edge.bundle import Bundle
 from elit_edge.deadline import DeadlineReport
+from elit_edge.decoding import LatentDecoder
 from elit_edge.generation import Generation, Progress, generate
 from elit_edge.manifest import Manifest
 from elit_edge.model_config import ModelConfig
@@ -21,6 +22,7 @@ __all__ = [
     "ModelConfig",
     # run
     "Session",
+    "LatentDecoder",
     "generate",
     "Generation",
     "Progress",

@@ -41,7 +41,7 @@ def stored_halves(models: Iterable[ir.Model], precision: str) -> dict[str, Store
         wide = left_wide(model.graph)
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
+            if isinstance(tensor, ir.ExternalTensor | ir.LazyTensor):
                 shape = tuple(int(size) for size in tensor.shape.numpy())
                 narrowed = Stored(dtype, shape, partial(_narrowed, tensor, own, name))
                 found[name] = Stored(FLOAT, shape, tensor.numpy) if _stays_wide(value, wide) else narrowed

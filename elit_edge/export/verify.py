@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,10 @@ class _Graphs:
                 continue
             session = open_graph(self._files, graph, None)
             for each in able:
-                yield graph, each, self._batches(session, graph, each, modulations[each.latents]), each.velocity
+                rows = _rows(graph, each)
+                states = replace(each, x=each.x[rows], t=each.t[rows], y=each.y[rows], velocity=each.velocity[rows])
+                found = self._batches(session, graph, states, modulations[each.latents][rows])
+                yield graph, states, found, states.velocity
             del session  # or the next one would be opened beside it
 
     def _batches(
@@ -132,6 +135,13 @@ class _Graphs:
             found.append(_run(session, {**batch, "latents": np.zeros(cases.latents, np.int64)}))
             self._advance(cases.latents, len(found[-1]))
         return np.concatenate(found)
+
+
+def _rows(graph: Graph, cases: Cases) -> IntArray:
+    """The states that a graph is held to. The others are made of the nodes of the velocity for any budget, which is
+    held to all: noise with a class and the latest state with the null class have to do."""
+    rows = np.arange(len(cases.x))
+    return rows if (graph.role, graph.latents) == ("velocity", None) else rows[[0, -1]]
 
 
 class _Composed:
@@ -219,7 +229,7 @@ def measure(
         return
     graphs = [graph for graph in manifest.graphs if graph.precision == precision and graph.role != "condition"]
     work = sum(
-        len(each.x) * _work(manifest, each.latents)
+        len(_rows(graph, each)) * _work(manifest, each.latents)
         for graph in graphs
         for each in cases
         if graph.latents in (None, each.latents)

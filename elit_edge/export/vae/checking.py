@@ -30,7 +30,7 @@ def open_decoder(graph: Path) -> Decode:
         ExportError: ONNX Runtime refuses it.
     """
     try:
-        session = inference_session(graph, None)
+        session = inference_session(graph, None, planning=False)
     except RuntimeError as error:
         raise ExportError(f"ONNX Runtime refuses the decoder {graph.name}: {error}") from error
 

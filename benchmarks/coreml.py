@@ -29,7 +29,7 @@ from elit_edge.export.to_coreml.evaluated import Packages, evaluated_session
 from elit_edge.export.to_coreml.package import Emission, write_conditions, write_velocities
 from elit_edge.export.to_coreml.recipe import NEEDS, Recipe
 from elit_edge.export.to_coreml.weights import Weights, arrays_of
-from elit_edge.export.verify import trajectory_cases
+from elit_edge.export.verify import reference_cases, trajectory_cases
 from elit_edge.generation import generate
 from elit_edge.manifest import CoreMlFunction
 from elit_edge.model.bundle_weights import model_of_bundle
@@ -52,6 +52,7 @@ class Writer:
         self.manifest, self._folder, self._count = files.manifest, folder, 0
         model = model_of_bundle(files, "fp32")
         self.reference = ModelSession(model, files.manifest)
+        self.cases = reference_cases(model, files.manifest, SPREAD)
         self._arrays = arrays_of(model)
 
     def write(
@@ -104,7 +105,7 @@ def compressed(writer: Writer) -> None:
     for compression in (None, *(name for name in NEEDS if name != "w8a8")):
         recipe = Recipe("gpu", compression=compression)
         place, functions, _ = writer.write(recipe, SPREAD, BATCHES)
-        found = check(writer.manifest, place, functions, recipe.variant, writer.reference)
+        found = check(writer.manifest, place, functions, recipe.variant, writer.cases)
         blobs = size(place, "weight.bin")
         plain = plain or blobs
         near = "not a model of pictures"

@@ -78,7 +78,7 @@ class Size:
         return BundleFiles.checked_before(self.bundle)
 
     def row(self, what: str, value: float, target: str, more: str = "") -> None:
-        print(f"| {self.pixels} | {what} | {target} | {value:.3g} | {more} |", flush=True)
+        print(f"| {self.pixels} | {what} | {target} | {value:.4g} | {more} |", flush=True)
 
 
 def weights_bytes(files: BundleFiles) -> int:
@@ -115,7 +115,7 @@ def running(size: Size, folder: Path) -> None:
     weights = weights_bytes(files)
     timed = subprocess.run([sys.executable, "-c", OPEN, size.bundle], check=True, capture_output=True, text=True)
     peak = peak_bytes(sys.executable, "-c", OPEN, size.bundle)
-    foreseen = run_memory_bytes(files.manifest, 1) / peak
+    foreseen = run_memory_bytes(files.manifest, 1, "onnxruntime") / peak
     more = f"{timed.stderr.strip()}; foreseen / peak {foreseen:.2f}"
     size.row("open, one velocity at J = 4, peak / weights", peak / weights, "1.25", more)
     graph = files.graph_path(files.manifest.graph("velocity", "fp32"))

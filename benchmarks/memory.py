@@ -51,7 +51,11 @@ def main() -> None:
                 for count in (1, 8):
                     options = ["--count", count, "--steps", 2, "--runtime", runtime, "--force"]
                     command = [COMMAND, "generate", bundle, "--label", 0, "-o", Path(folder, "x.npy"), *options]
-                    row(f"{name}: {runtime}, {count} at once", peak_bytes(*command), run_memory_bytes(manifest, count))
+                    row(
+                        f"{name}: {runtime}, {count} at once",
+                        peak_bytes(*command),
+                        run_memory_bytes(manifest, count, runtime),
+                    )
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.decoding import LatentDecoder, settle_tiles
 from elit_edge.errors import BundleError, RequestError
-from elit_edge.fit import check_memory, resident_bytes, run_memory_bytes
+from elit_edge.fit import amount, check_memory, free_bytes, resident_bytes, run_memory_bytes
 from elit_edge.manifest import Manifest
 from elit_edge.profiling.cache import Report
-from elit_edge.profiling.choosing import candidates_of, profiles_of
+from elit_edge.profiling.choosing import PassedOver, Profiles, candidates_of, profiles_of
 from elit_edge.profiling.decoders import decoder_costs, decoder_runtimes
 from elit_edge.runtimes.contract import Session
 from elit_edge.runtimes.registry import choose
@@ -64,9 +65,9 @@ class Bundle:
         """
         _check_threads(threads)
         check_memory(
-            run_memory_bytes(self.manifest, 1) - resident_bytes(),
-            f"running {self.manifest.name}",
-            "close other programs, or take a smaller model",
+            run_memory_bytes(self.manifest, 1, runtime) - resident_bytes(),
+            f"running {self.manifest.name}{'' if runtime == 'auto' else f' on {runtime}'}",
+            "close other programs, or take onnxruntime, which holds the weights once",
         )
         if runtime == "auto":
             return self._fastest(precision, threads, report)
@@ -133,7 +134,7 @@ class Bundle:
             session = self.prepare(candidates[0][0], candidates[0][1], threads)
             session.passed_over = tuple(lost.words() for lost in passed_over)
             return session
-        profiles = profiles_of(self.files, precision=precision, threads=threads, report=report)
+        profiles = self._fitting(profiles_of(self.files, precision=precision, threads=threads, report=report))
         best, lost = profiles.fastest({rung.latents: rung.velocity_flops for rung in self.manifest.ladder})
         chosen = choose(best.runtime)
         chosen.settle(self.files, best.precision, report)
@@ -141,6 +142,20 @@ class Bundle:
         session.profile = best
         session.passed_over = tuple(each.words() for each in lost)
         return session
+
+    def _fitting(self, profiles: Profiles) -> Profiles:
+        """Without the runtimes that the memory which is free now cannot hold; all of them where it is not known."""
+        free = free_bytes()
+        if free is None:
+            return profiles
+        needed = {each.runtime: run_memory_bytes(self.manifest, 1, each.runtime) for each in profiles.found}
+        large = {runtime for runtime, size in needed.items() if size - resident_bytes() > free}
+        found = tuple(each for each in profiles.found if each.runtime not in large)
+        lost = tuple(
+            PassedOver(name, None, f"needs about {amount(needed[name])} of memory, and {amount(free)} are free")
+            for name in sorted(large)
+        )
+        return replace(profiles, found=found, passed_over=(*profiles.passed_over, *lost))
 
 
 def _check_threads(threads: int | None) -> None:

@@ -15,12 +15,11 @@ from elit_edge.manifest import Decoder, Manifest
 from elit_edge.model_config import ModelConfig
 
 FLOAT_BYTES, HALF_BYTES = 4, 2
-EXPORT_BASE_BYTES = 480 << 20
-"""torch, onnx-ir and the trace, whatever the model."""
+EXPORT_BASE_BYTES, VERIFY_BASE_BYTES = 480 << 20, 600 << 20
+"""torch, onnx-ir and the trace, whatever the model; and what the parity gate computes with."""
 EXPORT_COPIES = 1.3
-VERIFY_COPIES = 7.3
-"""Copies of the weights that an export holds at its peak, without and with the parity gate, which has every graph open
-beside PyTorch's model. Measured on x86 with 6 and 36 million weights: docs/benchmarks.md."""
+"""Copies of the weights that an export holds at its peak: the checkpoint's, or those of the graph that is open.
+Measured on x86 with 6 to 680 million weights: docs/benchmarks.md."""
 CALIBRATION_COPIES = 6.0
 """Of a calibration and the process beside it that times all runtimes in both precisions. Measured with 675 million
 weights: 5.9 (docs/benchmarks.md)."""
@@ -31,8 +30,11 @@ ENGINE_BASE_BYTES = 160 << 20
 COREML_BITS = {"fp32": 32, "fp16": 16, "int8": 9, "w8a8": 9, "lut6": 7, "int4": 6, "lut4": 5}
 """Of a weight, with what belongs to it."""
 RUN_BASE_BYTES = 132 << 20
-RUN_COPIES = 2.2
-"""Of a runtime that packs weights its own way beside the mapped file."""
+RUN_COPIES, MAPPED_COPIES = 2.2, {"onnxruntime": 1.15}
+"""Of the weights in float32: of a runtime that packs them its own way beside the mapped file, and of one that lets go
+of each mapped matrix once it is packed. Measured with 6 to 680 million weights: docs/benchmarks.md."""
+WIDENED = {"fp16": 2, "bf16": 2}
+"""A CPU without 16-bit products holds such weights as float32."""
 RUN_ACTIVATIONS = 150
 """Tensors of [tokens, width] that a pass holds for each sample."""
 DECODE_COPIES = 1.5
@@ -41,8 +43,8 @@ DECODE_COPIES = 1.5
 
 def export_memory_bytes(config: ModelConfig, *, check: bool) -> int:
     """Peak memory of an export, foreseen from the config alone."""
-    copies = VERIFY_COPIES if check else EXPORT_COPIES
-    return EXPORT_BASE_BYTES + int(copies * FLOAT_BYTES * parameters(config))
+    base = VERIFY_BASE_BYTES if check else EXPORT_BASE_BYTES
+    return base + int(EXPORT_COPIES * FLOAT_BYTES * parameters(config))
 
 
 def bundle_bytes(config: ModelConfig, dtype: Literal["fp32", "fp16"], budgets: int) -> int:
@@ -68,11 +70,13 @@ def coreml_bytes(manifest: Manifest, variant: str, copies: int) -> int:
     return copies * parameters(manifest.model) * bits // 8 + functions
 
 
-def run_memory_bytes(manifest: Manifest, batch: int) -> int:
-    """Peak memory of a process that generates `batch` pictures at once, where nothing was measured yet."""
-    weights = max(manifest.files[path].bytes for path in {graph.weights for graph in manifest.graphs})
+def run_memory_bytes(manifest: Manifest, batch: int, runtime: str = "auto") -> int:
+    """Peak memory of a process that generates `batch` pictures at once, where nothing was measured yet; with "auto" of
+    the runtime that takes least."""
+    weights = max(manifest.files[graph.weights].bytes * WIDENED.get(graph.precision, 1) for graph in manifest.graphs)
+    copies = min(MAPPED_COPIES.values()) if runtime == "auto" else MAPPED_COPIES.get(runtime, RUN_COPIES)
     activations = RUN_ACTIVATIONS * manifest.model.tokens * manifest.model.hidden_size * FLOAT_BYTES
-    return RUN_BASE_BYTES + int(RUN_COPIES * weights) + batch * activations
+    return RUN_BASE_BYTES + int(copies * weights) + batch * activations
 
 
 def decoder_open_bytes(manifest: Manifest, decoder: Decoder) -> int:

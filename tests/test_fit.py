@@ -46,7 +46,7 @@ def test_a_bundle_is_not_opened_where_it_does_not_fit(tiny_bundle_path, monkeypa
     bundle = Bundle.open(tiny_bundle_path)
     scarce(monkeypatch, 0)
     monkeypatch.setattr("elit_edge.bundle.resident_bytes", lambda: 0)
-    with pytest.raises(FitError, match=r"running tiny needs about 1\d\d\.\d MB"):
+    with pytest.raises(FitError, match=r"running tiny on onnxruntime needs about 1\d\d\.\d MB"):
         bundle.prepare("onnxruntime")
 
 
@@ -63,3 +63,14 @@ def test_an_export_that_does_not_fit_leaves_nothing(tiny_checkpoint, tmp_path, m
     with pytest.raises(FitError, match=r"exporting .* needs about"):
         export(tiny_checkpoint, tmp_path / "tiny.elit")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_passes_over_a_runtime_that_the_memory_cannot_hold(tiny_bundle_path, monkeypatch):
+    bundle = Bundle.open(tiny_bundle_path)
+    mapped, packed = (fit.run_memory_bytes(bundle.manifest, 1, runtime) for runtime in ("onnxruntime", "openvino"))
+    assert mapped < packed
+    monkeypatch.setattr("elit_edge.bundle.resident_bytes", lambda: 0)
+    monkeypatch.setattr("elit_edge.bundle.free_bytes", lambda: (mapped + packed) // 2)
+    with bundle.prepare("auto") as session:
+        assert session.runtime == "onnxruntime"
+        assert any(words.startswith("openvino: needs about ") for words in session.passed_over)

@@ -140,7 +140,7 @@ def source_digest(files: BundleFiles) -> str:
     if not graphs:
         raise CalibrationError(
             f"bundle {files.manifest.name} has no fp32 graphs, and calibration starts from them; it has: "
-            f"{', '.join(files.manifest.precisions)}. Export it again"
+            f"{', '.join(files.manifest.precisions)}. Export it again with --dtype fp32"
         )
     names = {name for graph in graphs for name in (graph.path, graph.weights)}
     entries = {name: files.manifest.files[name] for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from elit_edge.cli.reporting import say, sheet_table, stages
-from elit_edge.errors import PictureError, RequestError
+from elit_edge.errors import FitError, PictureError, RequestError, RuntimeUnavailable
 from elit_edge.files import appearing_file, refuse_existing
 
 if TYPE_CHECKING:
@@ -132,9 +133,13 @@ def _sheet(bundle: Bundle, calibration: Calibration, threads: int | None) -> She
 
     verdict = calibration.verdict
     try:
-        with both_sessions(bundle.files, calibration.precision, threads) as (float32, own):
-            return draw_sheet(float32, own, [each.latents for each in verdict.budgets], verdict.seed)
-    except PictureError as error:
+        with ExitStack() as opening:
+            float32, own = opening.enter_context(both_sessions(bundle.files, calibration.precision, threads))
+            decoder = None
+            if bundle.manifest.decoders:
+                decoder = opening.enter_context(bundle.prepare_decoder(threads=threads, report=say))
+            return draw_sheet(float32, own, [each.latents for each in verdict.budgets], verdict.seed, decoder)
+    except (PictureError, FitError, RuntimeUnavailable) as error:
         say(f"no pictures on the page: {error}")
         return None
 

@@ -57,6 +57,8 @@ def command(
 
     with stages() as report:
         source = read_source(checkpoint, config, class_names)
+        if vaes:
+            report("vae", 0)
         decoders = [read_vae(vae) for vae in vaes]
         exported = export(
             source,
@@ -77,7 +79,8 @@ def command(
     if manifest.verification:
         worst = manifest.verification.worst
         parity = f"worst parity {worst.psnr_db:g} dB ({worst.graph}, {worst.latents} latents, t = {worst.t:g})"
-    say(f"{output}: {len(manifest.ladder)} budgets, {size}, {parity}")
+    budgets_words = "one budget" if len(manifest.ladder) == 1 else f"{len(manifest.ladder)} budgets"
+    say(f"{output}: {budgets_words}, {size}, {parity}")
     for each in manifest.decoders:
         say(
             f"{each.kind} decoder ({each.layout}, {each.precision}): {each.parity.psnr_db:g} dB; in tiles of "

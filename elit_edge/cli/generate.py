@@ -82,7 +82,7 @@ def command(
         (settings["latents"],) = settings["latents"]
     wanted = [opened.manifest.label(label) for label in labels for _ in range(count)]
     check_memory(
-        run_memory_bytes(opened.manifest, len(wanted)) - resident_bytes(),
+        run_memory_bytes(opened.manifest, len(wanted), runtime) - resident_bytes(),
         f"{len(wanted)} pictures at once",
         "ask for fewer with --count, and make the rest with other seeds",
     )

@@ -34,10 +34,10 @@ def stages() -> Iterator[Callable[[str, float], None]]:
         current = ""
 
         def report(stage: str, share: float) -> None:
-            nonlocal current
+            nonlocal task, current
             if stage != current:  # the time left follows from this stage's own speed
-                bar.reset(task, description=stage)
-                current = stage
+                bar.remove_task(task)
+                task, current = bar.add_task(stage, total=1.0), stage
             bar.update(task, completed=share)
 
         yield report

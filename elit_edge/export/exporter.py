@@ -20,14 +20,23 @@ from elit_edge.bundle_files import (
     staged_folder,
     write_manifest,
 )
-from elit_edge.errors import BundleError, ExportError
+from elit_edge.errors import BudgetError, BundleError, ExportError
 from elit_edge.export.model_graphs import Dtype, Report, trace_graphs, write_graphs, write_weights
 from elit_edge.export.model_range import observe_range
 from elit_edge.export.onnx_graphs import OPSET
 from elit_edge.export.vae.exporting import export_decoder
 from elit_edge.export.vae.source import PIXEL_CHANNELS, VaeSource, check_fits
 from elit_edge.export.verify import SEED, Cases, reference_cases, verify
-from elit_edge.fit import bundle_bytes, check_disk, check_memory, export_memory_bytes, resident_bytes
+from elit_edge.export.verify_decoders import made_of
+from elit_edge.fit import (
+    FLOAT_BYTES,
+    HALF_BYTES,
+    bundle_bytes,
+    check_disk,
+    check_memory,
+    export_memory_bytes,
+    resident_bytes,
+)
 from elit_edge.ladder import static_budgets
 from elit_edge.manifest import Budget, Decoder, Manifest, Provenance, SamplerDefaults
 from elit_edge.model.checkpoint import Checkpoint
@@ -78,7 +87,7 @@ def export(
 
     Raises:
         BundleError: `target` exists and is another bundle, or cannot be written.
-        BudgetError: the model has not all budgets that were asked for.
+        BudgetError: the model has not all budgets that were asked for, or is a plain SiT.
         CheckpointError: a VAE is not one for this model, or there are two of a kind.
         ExportError: the model could not be traced, float16 cannot hold it, or the disk is full.
         ParityError: a graph's numbers are not the model's; nothing is written.
@@ -86,6 +95,8 @@ def export(
         FitError: the memory or the disk is too small; nothing was begun.
     """
     config = checkpoint.config
+    if budgets and not config.is_elastic:
+        raise BudgetError("a plain SiT has one budget alone; leave out --budgets")
     fixed = static_budgets(_ladder(checkpoint), budgets) if config.is_elastic else ()
     _check_decoders(vaes, checkpoint)
     report("digest", 0)
@@ -107,7 +118,7 @@ def export(
         name,
         "close other programs or use --no-verify",
     )
-    decoders = sum(vae.path.stat().st_size for vae in vaes)
+    decoders = sum(_decoder_bytes(vae, dtype) for vae in vaes)
     check_disk(target.absolute().parent, bundle_bytes(config, dtype, len(fixed)) + decoders, name)
     if force:
         check_replaceable(target)
@@ -149,8 +160,8 @@ class _Wanted:
             (present.model, present.provenance) == (self.checkpoint.config, self.provenance)
             and present.precisions[0] == self.dtype
             and {graph.latents for graph in present.graphs if graph.latents} == set(self.budgets)
-            and {each.kind: each.source_sha256 for each in present.decoders}
-            == {vae.kind: vae.sha256 for vae in self.vaes}
+            and len(present.decoders) == len(self.vaes)
+            and all(any(made_of(decoder, vae) for vae in self.vaes) for decoder in present.decoders)
         )
         return present if same and (present.verification is not None or not self.check) else None
 
@@ -180,7 +191,9 @@ def _fill(stage: Path, target: Path, wanted: _Wanted, report: Report) -> Manifes
     if dtype == "fp16" and cases:
         report("float16 range", 0)
         seen = observe_range(graphs, tensors, cases, stage)
-    write_graphs(graphs, tensors, stage, seen.overflowing if seen else ())
+        write_graphs(graphs, tensors, stage, seen.overflowing)
+    else:
+        write_graphs(graphs, tensors, stage)
     decoders = _decoders(wanted, stage, cases, report)
     manifest = msgspec.structs.replace(manifest, decoders=decoders)
     if not wanted.check:
@@ -197,6 +210,12 @@ def _check_decoders(vaes: Sequence[VaeSource], checkpoint: Checkpoint) -> None:
         check_fits(vae, checkpoint.config)
         if kinds.count(vae.kind) > 1:
             raise ExportError(f"two VAEs of one kind ({vae.layout}); a bundle holds one full and one fast decoder")
+
+
+def _decoder_bytes(vae: VaeSource, dtype: Dtype) -> int:
+    """The float32 weights; with fp16 those of both, since the graph that is narrowed stands beside it for a while."""
+    values = sum(value.numel() for value in vae.module.parameters())
+    return values * (FLOAT_BYTES if dtype == "fp32" else FLOAT_BYTES + HALF_BYTES)
 
 
 def _decoders(wanted: _Wanted, stage: Path, cases: Sequence[Cases], report: Report) -> tuple[Decoder, ...]:

@@ -93,7 +93,7 @@ def write_weights(
     """Write each weight that any graph uses once, in `dtype`, straight from the mapped checkpoint.
 
     Returns:
-        Where each lies. The graphs have their weights as initializers afterwards, float32 and not yet in that file.
+        Where each lies. The graphs have them as initializers afterwards, and nothing of the checkpoint.
 
     Raises:
         ExportError: a weight that float16 cannot hold.
@@ -113,14 +113,18 @@ def write_weights(
         written += count
         report("weights", written / total)
 
-    return write_tensors(stage / GRAPH_FOLDER / WEIGHTS_FILE, stored, advance)
+    tensors = write_tensors(stage / GRAPH_FOLDER / WEIGHTS_FILE, stored, advance)
+    for model in models:
+        for name, value in model.graph.initializers.items():
+            value.const_value = tensors.get(name, value.const_value)
+    return tensors
 
 
 def write_graphs(
     graphs: Sequence[ModelGraph],
     tensors: Mapping[str, ir.ExternalTensor],
     stage: Path,
-    overflowing: Collection[str] = (),
+    overflowing: Callable[[ir.Graph], Collection[str]] = lambda _: (),
 ) -> None:
     """Write the graphs over the weights file, in the type of their entries.
 
@@ -128,14 +132,11 @@ def write_graphs(
         graphs: after `write_weights`, which returned `tensors`.
         tensors: where each weight lies.
         stage: the folder of the bundle.
-        overflowing: names of nodes that fp16 leaves in float32.
+        overflowing: gives the names of a graph's nodes that fp16 leaves in float32.
     """
     for graph in graphs:
         if graph.entry.precision == "fp16":
-            narrow(graph.model, "fp16", tensors, overflowing)
-        else:
-            for name, value in graph.model.graph.initializers.items():
-                value.const_value = tensors.get(name, value.const_value)
+            narrow(graph.model, "fp16", tensors, overflowing(graph.model.graph))
         ir.save(graph.model, stage / graph.entry.path)
 
 

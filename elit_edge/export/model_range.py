@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from elit_edge.errors import ExportError
 from elit_edge.export.float16 import FP16_GREATEST
 from elit_edge.export.half import left_wide
 from elit_edge.export.model_graphs import ModelGraph
-from elit_edge.export.peaks import Watched, floating_nodes
+from elit_edge.export.peaks import Peaks, Watched, floating_nodes
 from elit_edge.export.verify import ROWS_A_CALL, Cases, Feeds
 from elit_edge.runtimes.contract import FloatArray
 
@@ -25,10 +25,20 @@ FLOAT = ir.DataType.FLOAT
 class Range:
     """What was seen."""
 
-    overflowing: frozenset[str]
-    """Names of nodes that come too near to float16's greatest number."""
+    peaks: Peaks
+    """Of `condition` and `velocity`. Values have the same name in every graph that computes them; nodes have not."""
     headroom: float
-    """That number over the greatest of any node that computes in float16."""
+    """float16's greatest number over the greatest of any node that computes in it, in any graph."""
+
+    def overflowing(self, graph: ir.Graph) -> frozenset[str]:
+        """Names of the nodes of any graph of the model that come too near to that number, or that were not seen."""
+        return _overflowing(self.peaks, graph)
+
+
+def _overflowing(peaks: Peaks, graph: ir.Graph) -> frozenset[str]:
+    made = {str(node.name): [str(value.name) for value in node.outputs] for node in floating_nodes(graph)}
+    unseen = {name for name, values in made.items() if not peaks.values.keys() >= set(values)}
+    return peaks.overflowing(graph) | unseen
 
 
 def observe_range(
@@ -48,8 +58,7 @@ def observe_range(
     Raises:
         ExportError: a number that is not finite even in float32.
     """
-    overflowing: set[str] = set()
-    greatest = 0.0
+    peaks = Peaks()
     modulations: dict[int, FloatArray] = {}
     for graph in graphs:
         if graph.entry.role == "model" or graph.entry.latents is not None:
@@ -69,12 +78,17 @@ def observe_range(
                         f"{error} of this model is not finite at {each.latents} latents; look at the checkpoint"
                     ) from error
             modulations[each.latents] = np.concatenate(found)
-        named = watched.peaks.overflowing(graph.model.graph)
-        wide = left_wide(graph.model.graph, named)
-        narrow = [node for node in floating_nodes(graph.model.graph) if node not in wide]
-        overflowing |= named
-        greatest = max(greatest, *(watched.peaks.of(node) for node in narrow))
-    return Range(frozenset(overflowing), FP16_GREATEST / greatest)
+        peaks.values.update(watched.peaks.values)
+        peaks.inner.update(watched.peaks.inner)
+        del watched  # or the next one would be opened beside it
+    return Range(peaks, FP16_GREATEST / max(_narrow_peaks(peaks, graphs)))
+
+
+def _narrow_peaks(peaks: Peaks, graphs: Sequence[ModelGraph]) -> Iterator[float]:
+    for graph in graphs:
+        nodes = graph.model.graph
+        wide = left_wide(nodes, _overflowing(peaks, nodes))
+        yield from (peaks.of(node) for node in floating_nodes(nodes) if node not in wide)
 
 
 def _watched(graph: ModelGraph, tensors: Mapping[str, ir.ExternalTensor], stage: Path) -> Watched:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.export.to_coreml.checking import check
+from elit_edge.export.verify import Cases, reference_cases
 from elit_edge.manifest import CoreMlModel, CoreMlParity
 from elit_edge.model.transformer import DiffusionTransformer
-from elit_edge.runtimes.reference.session import ModelSession
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,14 @@ def verify_coreml(
         return tuple(PackageParity(each, None) for each in files.manifest.coreml)
     if not files.manifest.coreml:
         return ()
-    reference = ModelSession(model(), files.manifest)
-    return tuple(
-        PackageParity(each, check(files.manifest, files.folder, each.functions, each.variant, reference, report))
-        for each in files.manifest.coreml
-    )
+    budgets = {function.latents for each in files.manifest.coreml for function in each.functions if function.latents}
+    cases = reference_cases(model(), files.manifest, sorted(budgets))
+    return tuple(PackageParity(each, _checked(files, each, cases, report)) for each in files.manifest.coreml)
+
+
+def _checked(
+    files: BundleFiles, model: CoreMlModel, cases: Sequence[Cases], report: Callable[[float], None]
+) -> CoreMlParity:
+    budgets = {function.latents for function in model.functions}
+    own = [each for each in cases if each.latents in budgets]
+    return check(files.manifest, files.folder, model.functions, model.variant, own, report)

@@ -12,7 +12,7 @@ from elit_edge.bundle_files import BundleFiles
 from elit_edge.decoding import DecoderCost
 from elit_edge.errors import RuntimeUnavailable
 from elit_edge.manifest import Decoder
-from elit_edge.parity import GATE_DB, psnr_db
+from elit_edge.parity import DECODER_GATE_DB, psnr_db
 from elit_edge.profiling.cache import Known, Report, cache_path, locked, read, write
 from elit_edge.profiling.choosing import PassedOver
 from elit_edge.profiling.decoder_worker import MeasuredDecoder
@@ -113,7 +113,7 @@ def _judged(known: Known, keys: Mapping[str, str], decoder: Decoder, passed_over
     measured = [known.decoders[key] for key in keys.values() if key in known.decoders]
     found: list[DecoderCost] = []
     lost = list(passed_over)
-    gate = GATE_DB[decoder.precision]
+    gate = DECODER_GATE_DB[decoder.precision]
     for each in measured:
         parity = psnr_db(np.array(each.pixels), np.array(measured[0].pixels))
         if each is not measured[0] and parity < gate:

@@ -14,8 +14,10 @@ from html.parser import HTMLParser
 import msgspec
 import numpy as np
 import pytest
+from decoder_graphs import SCALE, SEEDS, SHIFT, entry, pixels_of, with_decoders
 from PIL import Image
 
+from elit_edge import Bundle
 from elit_edge.calibration.record import (
     Headroom,
     Layer,
@@ -560,5 +562,25 @@ def test_a_sheet_holds_what_generate_makes_of_the_seed(manifest):
         assert (sheet.float32[place] == generate(float32, [0, 4, 8], latents=latents, seed=5).images).all()
         assert (sheet.quantized[place] == generate(quantized, [0, 4, 8], latents=latents, seed=5).images).all()
     assert (sheet.float32 != sheet.quantized).any()
+
+
+def test_latents_are_drawn_through_a_decoder_alone(tiny_bundle_path, tmp_path):
+    bundle = Bundle.open(with_decoders(tiny_bundle_path, tmp_path / "tiny.elit", entry()))
+    full = bundle.manifest.latents_per_group
+    float32, quantized = Field(bundle.manifest, "fp32"), Field(bundle.manifest, "int8")
+    assert draw_sheet(float32, quantized, (1, full), 5) is None
+    with bundle.prepare_decoder(runtime="onnxruntime") as decoder:
+        sheet = draw_sheet(float32, quantized, (1, full), 5, decoder, classes=2)
+    chosen = [0, bundle.manifest.model.num_classes - 1]
+    for images, session in ((sheet.float32, float32), (sheet.quantized, quantized)):
+        for drawn, latents in zip(images, (1, full), strict=True):
+            samples = generate(session, chosen, latents=latents, seed=5).samples
+            pixels = np.moveaxis(pixels_of(samples / SCALE + SHIFT, SEEDS["full"]), 1, -1)
+            assert np.abs(drawn - np.clip((pixels + 1) / 2 * 255, 0, 255)).max() < 0.51
+
+
+def test_why_there_are_no_pictures_is_said(manifest, record):
     latents = msgspec.structs.replace(manifest, sample_space="latents")
-    assert draw_sheet(Field(latents, "fp32"), Field(latents, "int8"), (1, 16), 5) is None
+    assert "the bundle holds no decoder" in page(latents, made_calibration(), record, None)
+    decoded = msgspec.structs.replace(latents, decoders=(entry(),))
+    assert "no decoder" not in page(decoded, made_calibration(), record, None)

@@ -338,9 +338,9 @@ def config_with(**fields):
     ("make", "words"),
     [
         pytest.param(missing, ["none.pt"], id="missing checkpoint"),
-        pytest.param(truncated, ["damaged or incomplete", "download it again"], id="truncated .pt"),
-        pytest.param(truncated_safetensors, ["damaged or incomplete", "download it again"], id="truncated safetensors"),
-        pytest.param(empty, ["neither", "safetensors"], id="empty file"),
+        pytest.param(truncated, ["partial download: it has 100000 of", "download it again"], id="truncated .pt"),
+        pytest.param(truncated_safetensors, ["1 (0.0%) are missing", "download it again"], id="truncated safetensors"),
+        pytest.param(empty, ["is empty", "download it again"], id="empty file"),
         pytest.param(picture, ["neither", "give the authors' .pt"], id="a picture"),
         pytest.param(zip_of_text, ["x.pt", "download it again"], id="a zip file"),
         pytest.param(other_model, ["no ELIT-SiT or SiT", "not supported"], id="another model"),

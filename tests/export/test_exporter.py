@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
 from elit_edge.bundle import Bundle
 from elit_edge.bundle_files import BundleFiles
 from elit_edge.errors import BundleError
+from elit_edge.export import model_range, verify
 from elit_edge.export.exporter import export
 
 
@@ -74,6 +76,34 @@ def test_an_export_that_fails_late_leaves_the_bundle_before_it(micro_checkpoint,
     assert [path.name for path in tmp_path.iterdir()] == ["model.elit"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_the_checkpoint_is_let_go_before_a_graph_opens(dtype, micro_checkpoint, quick_trace, tmp_path, monkeypatch):
+    """Its pages would stand in memory beside those of the graph's weights."""
+    name, seen = micro_checkpoint.path.name, []
+
+    def mapped():
+        return name in Path("/proc/self/maps").read_text()
+
+    def watch(module, function):
+        right = getattr(module, function)
+
+        def watched(*arguments):
+            seen.append((function, mapped()))
+            return right(*arguments)
+
+        monkeypatch.setattr(module, function, watched)
+
+    weights = micro_checkpoint.weights
+    assert mapped()
+    del weights
+    watch(verify, "open_graph")
+    watch(model_range, "_watched")
+    export(micro_checkpoint, tmp_path / "model.elit", dtype=dtype)
+    assert {function for function, _ in seen} >= ({"open_graph", "_watched"} if dtype == "fp16" else {"open_graph"})
+    assert not any(held for _, held in seen)
+
+
 def test_progress_names_the_stages_and_rises_within_each(micro_checkpoint, quick_trace, tmp_path):
     told = []
     export(micro_checkpoint, tmp_path / "model.elit", report=lambda stage, share: told.append((stage, share)))
@@ -86,6 +116,7 @@ def test_progress_names_the_stages_and_rises_within_each(micro_checkpoint, quick
         "verify",
         "seal",
     ]
-    shares = [share for stage, share in told if stage == "weights"]
-    assert shares == sorted(shares)
-    assert 0 < shares[-1] <= 1
+    for stage in ("weights", "reference", "verify"):
+        shares = [share for each, share in told if each == stage]
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1)

@@ -14,6 +14,7 @@ from elit_edge.calibration.proof import gates
 from elit_edge.calibration.record import Record, Treatment
 from elit_edge.calibration.report import plots, tables
 from elit_edge.calibration.report.ranking import Movement, by_harm, movement
+from elit_edge.decoding import LatentDecoder
 from elit_edge.generation import Images, generate
 from elit_edge.manifest import Manifest
 from elit_edge.pages import drawing
@@ -41,27 +42,33 @@ class Sheet:
 
 
 def draw_sheet(
-    float32: Session, quantized: Session, latents: Sequence[int], seed: int, classes: int = 6
+    float32: Session,
+    quantized: Session,
+    latents: Sequence[int],
+    seed: int,
+    decoder: LatentDecoder | None = None,
+    classes: int = 6,
 ) -> Sheet | None:
-    """Pictures of some classes at some budgets, by the bundle's sampler defaults. None where samples are no pixels.
+    """Pictures of some classes at some budgets, by the bundle's sampler defaults. None of latents without a decoder.
 
     Args:
         float32: a session of the bundle in float32.
         quantized: one of the same model in the precision.
         latents: the budgets, 1..P.
         seed: of both.
+        decoder: of a model of latents; the same for both.
         classes: at most so many, evenly chosen.
 
     Raises:
         PictureError: a picture is not finite, or flat.
     """
     model = float32.manifest.model
-    if float32.manifest.sample_space != "pixels":
+    if float32.manifest.sample_space != "pixels" and decoder is None:
         return None
     chosen = np.linspace(0, model.num_classes - 1, min(classes, model.num_classes)).round().astype(int).tolist()
     drawn = []
     for session in (float32, quantized):
-        rows = [generate(session, chosen, latents=each, seed=seed).images for each in latents]
+        rows = [generate(session, chosen, latents=each, seed=seed, decoder=decoder).images for each in latents]
         drawn.append(np.stack([images for images in rows if images is not None]))
     names = model.class_names or tuple(f"class {number}" for number in range(model.num_classes))
     return Sheet(tuple(names[number] for number in chosen), tuple(latents), *drawn)
@@ -95,7 +102,7 @@ def page(manifest: Manifest, calibration: Calibration, record: Record, sheet: Sh
         speeds=tables.speeds(verdict, calibration.precision) if verdict.speeds else None,
         pictures=_pictures(sheet, calibration) if sheet else None,
         no_pictures="This model makes latents, and the bundle holds no decoder: there are no pictures to show."
-        if manifest.sample_space == "latents"
+        if manifest.sample_space == "latents" and not manifest.decoders
         else "No pictures were drawn for this page.",
         sensitivity=_sensitivity(record, verdict),
         movements=tables.movements(moved) if moved else None,

@@ -222,7 +222,7 @@ class MilFunction:
         return tensor
 
     def _key(self, name: str) -> tuple[object, ...]:
-        """The same for the same bytes, taken through the same operators in the same mode, in whichever function."""
+        """The same for the same bytes, taken through the same operators and rounded alike, in whichever function."""
         if name in self._constants:
             return self._constants[name].key
         if name not in self._expressions:
@@ -231,7 +231,11 @@ class MilFunction:
             )
         operation = self._expressions[name]
         arguments = sorted(operation.arguments.items())
-        return (operation.type, self.mode, *((parameter, *map(self._key, names)) for parameter, names in arguments))
+        return (
+            operation.type,
+            self.mode == "stored",
+            *((parameter, *map(self._key, names)) for parameter, names in arguments),
+        )
 
 
 def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:

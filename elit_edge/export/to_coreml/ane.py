@@ -82,7 +82,7 @@ class AneLayout(Layout):
         """What queries and keys are multiplied by: two numbers of the graph's type, since one is not near enough to the
         root of a head size such as 72."""
         wanted = (self.config.hidden_size // self.config.num_heads) ** -0.5
-        if self.dtype(wanted) == wanted:
+        if float(self.dtype(wanted)) == wanted:  # numpy would round the right side, too
             return wanted, 1.0
         of_query = wanted * np.linspace(0.5, 1, SCALE_TRIES).astype(self.dtype).astype(np.float64)
         of_query = of_query.astype(self.dtype).astype(np.float64)

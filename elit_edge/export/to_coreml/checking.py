@@ -12,16 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from elit_edge.errors import ParityError
-from elit_edge.export.mil.evaluator import Mode
 from elit_edge.export.to_coreml.evaluated import Packages, arrays_in, evaluated_session
 from elit_edge.export.to_coreml.weights import model_of, shapes_of
-from elit_edge.export.verify import Cases, trajectory_cases
+from elit_edge.export.verify import Cases
 from elit_edge.manifest import CoreMlFunction, CoreMlParity, Manifest
 from elit_edge.parity import EXACT_DB, GATE_DB, psnr_db, relative_l2
-from elit_edge.runtimes.contract import FloatArray, IntArray, Session
+from elit_edge.runtimes.contract import FloatArray, Session
 from elit_edge.runtimes.reference.session import ModelSession
 
 GRAPH_GATE = 2e-6
@@ -33,7 +30,6 @@ GATES: dict[str, dict[str, float]] = {
 }
 """Greatest relative RMS to the model of a variant that keeps its weights; one that compresses them has the gate of
 `parity.GATE_DB`. Rounding weights to float16 costs 2.5e-4 on the sample and 1e-3 on a random model of 140 million."""
-MODES: tuple[Mode, ...] = ("exact", "stored", "unrounded")
 ROUNDING = "w8a8"
 """The variant that rounds what enters and leaves its products."""
 EXACT_ROWS = 3
@@ -68,7 +64,7 @@ def check(
     folder: Path,
     functions: Sequence[CoreMlFunction],
     variant: str,
-    reference: ModelSession,
+    cases: Sequence[Cases],
     report: Report = lambda _: None,
 ) -> CoreMlParity:
     """Hold packages to the gate of their variant.
@@ -78,7 +74,7 @@ def check(
         folder: what the functions' packages are relative to.
         functions: every one of them.
         variant: how their numbers are stored.
-        reference: the torch model.
+        cases: what PyTorch gives at every budget of the functions.
         report: told the share done, 0..1.
 
     Returns:
@@ -89,28 +85,10 @@ def check(
         PackageError: a package is damaged, or holds what cannot be evaluated.
     """
     packages = Packages(folder)
-    sessions = {mode: evaluated_session(manifest, packages, functions, variant, mode) for mode in MODES}
-    rounds = variant == ROUNDING
-    arrays = arrays_in(packages, functions, shapes_of(manifest.model))
-    own = ModelSession(model_of(manifest.model, arrays), manifest)
     worst = {name: _Worst() for name in ("graph", "exact", "stored")}
-    budgets = sorted({function.latents for function in functions if function.latents})
-    for done, latents in enumerate(budgets):
-        report(done / len(budgets))
-        cases = trajectory_cases(reference, latents)
-        rows = np.arange(len(cases.x))
-
-        def velocity(session: Session, chosen: IntArray, cases: Cases = cases) -> FloatArray:
-            return session.velocity(cases.x[chosen], cases.t[chosen], cases.y[chosen], cases.latents)
-
-        few = rows[-EXACT_ROWS:]
-        exact = velocity(sessions["exact"], few)
-        unrounded = velocity(sessions["unrounded"], few) if rounds else exact
-        worst["graph"].take(unrounded, velocity(own, few), latents)
-        worst["exact"].take(exact, cases.velocity[few], latents)
-        # whole batches take the functions of the largest batch, one row those of the least
-        for chosen in (rows, rows[:1]):
-            worst["stored"].take(velocity(sessions["stored"], chosen), cases.velocity[chosen], latents)
+    # one after the other, since each decompresses the weights
+    _compare_exact(manifest, packages, functions, variant, cases, worst, lambda share: report(share / 2))
+    _compare_stored(manifest, packages, functions, variant, cases, worst, lambda share: report((1 + share) / 2))
     _hold(variant, worst)
     return CoreMlParity(
         cases=sum(each.cases for each in worst.values()),
@@ -120,6 +98,54 @@ def check(
         psnr_db=round(worst["stored"].psnr_db, 1),
         headroom=None,
     )
+
+
+def _compare_exact(
+    manifest: Manifest,
+    packages: Packages,
+    functions: Sequence[CoreMlFunction],
+    variant: str,
+    cases: Sequence[Cases],
+    worst: Mapping[str, _Worst],
+    report: Report,
+) -> None:
+    """In exact numbers, to PyTorch with the packages' own weights and to the model."""
+    few = slice(-EXACT_ROWS, None)
+    session = unrounded = evaluated_session(manifest, packages, functions, variant, "exact")
+    if variant == ROUNDING:
+        unrounded = evaluated_session(manifest, packages, functions, variant, "unrounded")
+    graphs = []
+    for done, each in enumerate(cases):
+        report(done / len(cases))
+        exact = _velocity(session, each, few)
+        worst["exact"].take(exact, each.velocity[few], each.latents)
+        graphs.append(exact if unrounded is session else _velocity(unrounded, each, few))
+    # over the arrays that the open session holds
+    own = ModelSession(model_of(manifest.model, arrays_in(packages, functions, shapes_of(manifest.model))), manifest)
+    for each, found in zip(cases, graphs, strict=True):
+        worst["graph"].take(found, _velocity(own, each, few), each.latents)
+
+
+def _compare_stored(
+    manifest: Manifest,
+    packages: Packages,
+    functions: Sequence[CoreMlFunction],
+    variant: str,
+    cases: Sequence[Cases],
+    worst: Mapping[str, _Worst],
+    report: Report,
+) -> None:
+    """Rounded as a device stores them, to the model."""
+    session = evaluated_session(manifest, packages, functions, variant, "stored")
+    for done, each in enumerate(cases):
+        report(done / len(cases))
+        # whole batches take the functions of the largest batch, one row those of the least
+        for rows in (slice(None), slice(1)):
+            worst["stored"].take(_velocity(session, each, rows), each.velocity[rows], each.latents)
+
+
+def _velocity(session: Session, cases: Cases, rows: slice) -> FloatArray:
+    return session.velocity(cases.x[rows], cases.t[rows], cases.y[rows], cases.latents)
 
 
 def _hold(variant: str, worst: Mapping[str, _Worst]) -> None:

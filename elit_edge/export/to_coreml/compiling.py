@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +16,17 @@ from elit_edge.bundle_files import COREML_FOLDER, BundleFiles, file_entry, write
 from elit_edge.errors import BundleError
 from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml.checking import check
-from elit_edge.export.to_coreml.observing import fitted
+from elit_edge.export.to_coreml.observing import fitted, observed_cases
 from elit_edge.export.to_coreml.package import Emission, write_conditions, write_velocities
 from elit_edge.export.to_coreml.recipe import Recipe
 from elit_edge.export.to_coreml.weights import Weights, arrays_of
+from elit_edge.export.verify import Cases, reference_cases
 from elit_edge.files import current_umask
 from elit_edge.fit import check_disk, coreml_bytes
 from elit_edge.ladder import static_budgets
 from elit_edge.manifest import CoreMlFunction, CoreMlModel, Manifest
 from elit_edge.model.bundle_weights import model_of_bundle
 from elit_edge.runtimes.coreml_.system import MACOS
-from elit_edge.runtimes.reference.session import ModelSession
 from elit_edge.version import __version__
 
 BATCHES, BATCHES_ALONE = (1, 2), (1,)
@@ -70,22 +71,25 @@ def compile_packages(
         if SOURCE not in manifest.precisions:
             raise BundleError(
                 f"bundle {manifest.name} has no {SOURCE} weights, and packages are made from them; it has: "
-                f"{', '.join(manifest.precisions)}. Export it again"
+                f"{', '.join(manifest.precisions)}. Export it again with --dtype fp32"
             )
         copies = 1 if recipe.multifunction else len(chosen)
         check_disk(stage.parent, coreml_bytes(manifest, recipe.variant, copies), f"compiling {manifest.name}")
         model = model_of_bundle(current, SOURCE)
-        reference = ModelSession(model, manifest)
+        cases = reference_cases(model, manifest, chosen, lambda share: report("reference", share))
+        observed: tuple[Cases, ...] = ()
+        if recipe.precision == "fp16":
+            observed = observed_cases(model, manifest, lambda share: report("float16 states", share))
         weights = Weights(arrays_of(model), recipe.compression, recipe.ios)
         emission = Emission(manifest.model, weights, recipe, _metadata(manifest, recipe, chosen, license))
         headroom = None
-        if recipe.precision == "fp16":
-            emission, headroom = _fitting(emission, manifest, reference, report)
+        if observed:
+            emission, headroom = _fitting(emission, manifest, observed, report)
         place = f"{COREML_FOLDER}/{recipe.layout}-{recipe.variant}"
         functions = _write(emission, stage, place, chosen, report)
-        found = check(
-            manifest, stage, functions, recipe.variant, reference, lambda share: report("core ml parity", share)
-        )
+        del model, weights, emission
+        gc.collect()  # coremltools' programs are rings of references, and hold what was written
+        found = check(manifest, stage, functions, recipe.variant, cases, lambda share: report("core ml parity", share))
         report("seal", 0)
         made = CoreMlModel(
             layout=recipe.layout,
@@ -101,9 +105,9 @@ def compile_packages(
     return sealed
 
 
-def _fitting(emission: Emission, manifest: Manifest, reference: ModelSession, report: Report) -> tuple[Emission, float]:
+def _fitting(emission: Emission, manifest: Manifest, cases: Sequence[Cases], report: Report) -> tuple[Emission, float]:
     """The emission with what float16, and eight bits where asked for, need for this model; and the head-room."""
-    recipe, seen = fitted(emission, manifest, reference, lambda share: report("float16 range", share))
+    recipe, seen = fitted(emission, manifest, cases, lambda share: report("float16 range", share))
     if recipe.compression == "w8a8":
         recipe = replace(recipe, ranges=seen.ranges)
     return replace(emission, recipe=recipe), round(seen.headroom, 1)

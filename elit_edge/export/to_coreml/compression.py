@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ BLOCK = 32
 """Inputs that share one scale in four bits."""
 LUT_BITS = {"lut6": 6, "lut4": 4}
 LUT_ROUNDS = 100
+ROWS = 1024
+PACKED = 1 << 20
+"""Indices that are packed at once: so many fill whole bytes."""
 BLOCKWISE = 18
 """The first iOS with constexpr_blockwise_shift_scale and the second form of constexpr_lut_to_dense."""
 
@@ -40,24 +44,36 @@ class Stored:
 
 def stored(weight: Array, compression: Compression | None, dtype: type[np.floating]) -> Stored:
     """Compress a weight [out, in] float32; what is small, or does not divide into blocks, stays in `dtype`."""
-    plain = Stored(weight.astype(dtype))
     if compression is None or weight.ndim != 2 or weight.size < LEAST_SIZE:
-        return plain
+        return _plain(weight, dtype)
     if compression in ("int8", "w8a8"):
         return _scaled(weight, weight.shape[1], 8, dtype)
     if compression == "int4":
-        return _scaled(weight, BLOCK, 4, dtype) if weight.shape[1] % BLOCK == 0 else plain
+        return _scaled(weight, BLOCK, 4, dtype) if weight.shape[1] % BLOCK == 0 else _plain(weight, dtype)
     return _palettized(weight, LUT_BITS[compression], dtype)
+
+
+def _plain(weight: Array, dtype: type[np.floating]) -> Stored:
+    return Stored(weight.astype(dtype, copy=False))
+
+
+def _rows(weight: Array) -> Iterator[slice]:
+    """A part after the other: on the way numbers take eight bytes each, and one weight may be a third of a model."""
+    return (slice(begin, begin + ROWS) for begin in range(0, len(weight), ROWS))
 
 
 def _scaled(weight: Array, block: int, bits: int, dtype: type[np.floating]) -> Stored:
     """Symmetric integers with one scale for each output and block of inputs."""
     most = (1 << bits - 1) - 1
-    blocks = weight.reshape(len(weight), -1, block).astype(np.float64)
-    scale = (np.abs(blocks).max(axis=2, keepdims=True) / most).astype(dtype)
-    scale[scale == 0] = 1
-    integers = np.clip(np.rint(blocks / scale.astype(np.float64)), -most, most).astype(np.int8)
-    return Stored(integers.reshape(weight.shape), scale=scale[:, :, 0], bits=bits)
+    integers = np.empty(weight.shape, np.int8)
+    scales = np.empty((len(weight), weight.shape[1] // block), dtype)
+    for rows in _rows(weight):
+        blocks = weight[rows].reshape(-1, scales.shape[1], block).astype(np.float64)
+        scale = (np.abs(blocks).max(axis=2, keepdims=True) / most).astype(dtype)
+        scale[scale == 0] = 1
+        rounded = np.clip(np.rint(blocks / scale.astype(np.float64)), -most, most)
+        integers[rows], scales[rows] = rounded.reshape(-1, weight.shape[1]), scale[:, :, 0]
+    return Stored(integers, scale=scales, bits=bits)
 
 
 def _palettized(weight: Array, bits: int, dtype: type[np.floating]) -> Stored:
@@ -69,7 +85,9 @@ def _palettized(weight: Array, bits: int, dtype: type[np.floating]) -> Stored:
             "--compress lut6 and lut4 need scikit-learn to find their values; pip install 'elit-edge[coreml]'"
         ) from error
     codes = (weight.astype(np.float16) + np.float16(0)).view(np.uint16)  # one zero, without a sign
-    counts = np.bincount(codes.reshape(-1), minlength=1 << 16)
+    counts = np.zeros(1 << 16, np.int64)
+    for rows in _rows(codes):
+        counts += np.bincount(codes[rows].reshape(-1), minlength=len(counts))
     (present,) = counts.nonzero()
     exact = present.astype(np.uint16).view(np.float16).astype(np.float64)[:, None]
     found = KMeans(min(1 << bits, len(exact)), init="k-means++", n_init=1, max_iter=LUT_ROUNDS, random_state=0).fit(
@@ -95,7 +113,7 @@ def written(form: Stored, name: str, ios: Ios, trailing: int) -> Any:
         kind = types.string_to_builtin(f"int{form.bits}")
         scale = form.scale.reshape(form.scale.shape + (1,) * trailing)
         return mb.constexpr_blockwise_shift_scale(
-            data=value.astype(types.nptype_from_builtin(kind)), scale=scale, name=name
+            data=value.view(types.nptype_from_builtin(kind)), scale=scale, name=name
         )
     if form.table is not None:
         bits = int(np.log2(len(form.table)))
@@ -105,11 +123,15 @@ def written(form: Stored, name: str, ios: Ios, trailing: int) -> Any:
             )
         kind = types.string_to_builtin(f"uint{bits}")
         table = form.table.reshape((1,) * value.ndim + (-1, 1))
-        return mb.constexpr_lut_to_dense(indices=value.astype(types.nptype_from_builtin(kind)), lut=table, name=name)
+        return mb.constexpr_lut_to_dense(indices=value.view(types.nptype_from_builtin(kind)), lut=table, name=name)
     return mb.const(val=value, name=name)
 
 
 def _packed(indices: Array, bits: int) -> Array:
     """Indices one after another, the lowest bit of each first: uint8."""
-    spread = np.unpackbits(indices.reshape(-1, 1), axis=1, bitorder="little")[:, :bits]
-    return np.packbits(spread.reshape(-1), bitorder="little")
+    flat = indices.reshape(-1, 1)
+    parts = []
+    for begin in range(0, len(flat), PACKED):
+        spread = np.unpackbits(flat[begin : begin + PACKED], axis=1, bitorder="little")[:, :bits]
+        parts.append(np.packbits(spread.reshape(-1), bitorder="little"))
+    return np.concatenate(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,8 +17,9 @@ from elit_edge.export.to_coreml.evaluated import Packages, evaluated_session
 from elit_edge.export.to_coreml.package import CONDITION, Emission, write_conditions, write_velocities
 from elit_edge.export.to_coreml.recipe import MULTIFUNCTION, Ios, Range, Recipe
 from elit_edge.export.to_coreml.weights import NORMS, identifier
-from elit_edge.export.verify import trajectory_cases
+from elit_edge.export.verify import Cases, trajectory_cases
 from elit_edge.manifest import Manifest
+from elit_edge.model.transformer import DiffusionTransformer
 from elit_edge.model_config import ModelConfig
 from elit_edge.runtimes.reference.session import ModelSession
 
@@ -62,7 +64,19 @@ class Observed:
         ]
 
 
-def fitted(emission: Emission, manifest: Manifest, reference: ModelSession, report: Report) -> tuple[Recipe, Observed]:
+def observed_cases(
+    model: DiffusionTransformer, manifest: Manifest, report: Report = lambda _: None
+) -> tuple[Cases, ...]:
+    """The trajectories to observe, at some budgets."""
+    reference, budgets = ModelSession(model, manifest), spread(manifest.budgets, BUDGETS)
+    found: list[Cases] = []
+    for latents in budgets:
+        report(len(found) / len(budgets))
+        found.append(trajectory_cases(reference, latents, SEED))
+    return tuple(found)
+
+
+def fitted(emission: Emission, manifest: Manifest, cases: Sequence[Cases], report: Report) -> tuple[Recipe, Observed]:
     """The recipe with all that float16 needs for this model, and what was seen with it.
 
     Norms whose sum of squares comes too near to float16's greatest number are computed on smaller numbers; parts that
@@ -73,7 +87,7 @@ def fitted(emission: Emission, manifest: Manifest, reference: ModelSession, repo
     """
     recipe = emission.recipe
     for _ in range(ROUNDS):
-        seen = observe(replace(emission, recipe=recipe), manifest, reference, report)
+        seen = observe(replace(emission, recipe=recipe), manifest, cases, report)
         tight = seen.tight()
         if not tight:
             return recipe, seen
@@ -84,8 +98,8 @@ def fitted(emission: Emission, manifest: Manifest, reference: ModelSession, repo
     )
 
 
-def observe(emission: Emission, manifest: Manifest, reference: ModelSession, report: Report) -> Observed:
-    """Write both, marked, the velocity at some budgets, and follow trajectories through them in exact numbers."""
+def observe(emission: Emission, manifest: Manifest, cases: Sequence[Cases], report: Report) -> Observed:
+    """Write both, marked, the velocity at the budgets of the cases, and compute those in exact numbers."""
     ios: Ios = emission.recipe.ios if emission.recipe.multifunction else MULTIFUNCTION  # one copy for all budgets
     recipe = replace(emission.recipe, marked=True, ranges=None, compression=None, ios=ios)
     ranges: dict[str, Range] = {}
@@ -103,12 +117,13 @@ def observe(emission: Emission, manifest: Manifest, reference: ModelSession, rep
     def watch_condition(name: str, _type: str, _output: str, tensor: Tensor) -> None:
         watch(f"{STREAM if name == MODULATIONS else CONDITION}_{name}", tensor)
 
-    budgets = spread(manifest.budgets, BUDGETS)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         marked = replace(emission, recipe=recipe, weights=emission.weights.uncompressed(ios))
         condition = write_conditions(marked, folder)
-        functions = write_velocities(marked, folder, budgets, batches=(1,))
+        functions = write_velocities(marked, folder, tuple(each.latents for each in cases), batches=(1,))
+        del marked
+        gc.collect()  # coremltools' programs are rings of references, and hold what was written
         session = evaluated_session(
             manifest,
             Packages(folder),
@@ -117,10 +132,9 @@ def observe(emission: Emission, manifest: Manifest, reference: ModelSession, rep
             "exact",
             {"velocity": watch_velocity, "condition": watch_condition},
         )
-        for done, latents in enumerate(budgets):
-            report(done / len(budgets))
-            cases = trajectory_cases(reference, latents, SEED)
-            session.velocity(cases.x, cases.t, cases.y, latents)
+        for done, each in enumerate(cases):
+            report(done / len(cases))
+            session.velocity(each.x, each.t, each.y, each.latents)
     return Observed(ranges, emission.recipe)
 
 

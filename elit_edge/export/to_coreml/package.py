@@ -89,15 +89,19 @@ def write_velocities(
     described = []
     wanted = [(latents, batch) for latents in budgets for batch in batches]
     default = function_name(max(budgets), min(batches))
+    multifunction = emission.recipe.multifunction
     with _writing(emission.recipe):
         for done, (latents, batch) in enumerate(wanted):
             report(done / len(wanted))
             name = function_name(latents, batch)
             programs[name], inputs, outputs = _velocity(emission, latents, batch)
-            package = "velocity" if emission.recipe.multifunction else name
+            package = "velocity" if multifunction else name
             described.append(_described(emission, "velocity", package, name, latents, batch, inputs, outputs))
-        for package, functions in _packages(emission.recipe, "velocity", programs):
-            _save(emission, folder / f"{package}{SUFFIX}", functions, default)
+            if not multifunction:
+                _save(emission, folder / f"{name}{SUFFIX}", programs, name)
+                programs.clear()
+        if multifunction:
+            _save(emission, folder / f"velocity{SUFFIX}", programs, default)
     return tuple(described)
 
 
@@ -180,13 +184,6 @@ def _described(
         inputs=inputs,
         outputs=outputs,
     )
-
-
-def _packages(recipe: Recipe, name: str, functions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    if recipe.multifunction:
-        yield name, functions
-        return
-    yield from ((each, {each: function}) for each, function in functions.items())
 
 
 def _target(recipe: Recipe) -> Any:

@@ -14,7 +14,7 @@ from elit_edge.errors import ExportError
 from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml.compression import Stored, stored, written
 from elit_edge.export.to_coreml.recipe import Compression, Ios
-from elit_edge.model.transformer import DiffusionTransformer, unit_scales
+from elit_edge.model.transformer import DiffusionTransformer, assembled, unit_scales
 from elit_edge.model_config import ModelConfig
 
 Array = npt.NDArray[Any]
@@ -64,7 +64,7 @@ def _fitting(array: Array, name: str, dtype: Float) -> Array:
     """Raises:
     ExportError: a number that the type cannot hold.
     """
-    greatest = float(np.abs(array).max(initial=0.0))
+    greatest = float(np.maximum(array.max(initial=0.0), -array.min(initial=0.0)))
     if not np.isfinite(greatest):
         raise ExportError(f"{name} of this model holds what is no number; look at the checkpoint")
     end = float(np.finfo(dtype).max)
@@ -125,7 +125,7 @@ class _Fixed(nn.Module):
 
 
 def model_of(config: ModelConfig, arrays: Mapping[str, Array]) -> DiffusionTransformer:
-    """The torch model that computes with just these numbers: the inverse of `arrays_of`."""
+    """The torch model over just these numbers, copied where their order differs: the inverse of `arrays_of`."""
     width, side, channels = config.hidden_size, config.patch_size, config.in_channels
     state = {name: array for name, array in arrays.items() if not name.startswith(("modulation.", "patch.kernel"))}
     state["patch.weight"] = arrays["patch.kernel"].reshape(width, -1)
@@ -143,13 +143,14 @@ def model_of(config: ModelConfig, arrays: Mapping[str, Array]) -> DiffusionTrans
     for name in NORMS if config.is_elastic else ():
         state[f"{name}.scale"] = arrays[f"{name}.scale"] / np.float32(width**0.5)
     query = state.pop("read.attn.query", None)
-    model = DiffusionTransformer(config)
-    tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in state.items()}
-    model.load_state_dict(tensors, strict=False)  # what the queries were made of is in `query`
+    tensors = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in state.items()}
+    if query is not None:  # what it was made of is in none of the arrays
+        tensors |= {name: torch.zeros(()).expand((width,) * (2 if name.endswith("weight") else 1)) for name in FOLDED}
+    model = assembled(config, tensors)
     if query is not None and model.read is not None:
-        model.read.attn.q_proj = _Fixed(torch.from_numpy(np.array(query, np.float32))[None])  # type: ignore[assignment]
+        model.read.attn.q_proj = _Fixed(torch.from_numpy(np.asarray(query, np.float32))[None])  # type: ignore[assignment]
         model.read.attn.q_norm = nn.Identity()  # type: ignore[assignment]
-    return model.requires_grad_(False).eval()
+    return model
 
 
 def _modulation_parts(config: ModelConfig) -> list[str]:

@@ -12,7 +12,7 @@ from elit_edge.errors import ExportError, ParityError, PictureError
 from elit_edge.export.vae.graph import LATENTS
 from elit_edge.export.vae.source import VaeSource
 from elit_edge.manifest import Tiling
-from elit_edge.parity import EXACT_DB, GATE_DB, psnr_db
+from elit_edge.parity import DECODER_GATE_DB, EXACT_DB, psnr_db
 from elit_edge.runtimes.contract import FloatArray
 from elit_edge.runtimes.onnxruntime_.session import inference_session
 
@@ -52,7 +52,7 @@ def check_parity(
 
     Args:
         graph: the ONNX file.
-        precision: of its numbers, one of `GATE_DB`.
+        precision: of its numbers, one of `DECODER_GATE_DB`.
         vae: what it was made of.
         samples: [N, C, S, S] float32, as the model makes them.
         report: told the share done, 0..1.
@@ -73,10 +73,11 @@ def check_parity(
             raise ParityError(f"decoder {graph.name} gives pictures {found.shape}, PyTorch {right.shape}")
         worst = min(worst, psnr_db(found, right))
         report((place + 1) / len(samples))
-    if not worst >= GATE_DB[precision]:
+    gate = DECODER_GATE_DB[precision]
+    if not worst >= gate:
         raise ParityError(
-            f"decoder {graph.name} falls below {GATE_DB[precision]:g} dB against PyTorch: {worst:.1f} dB on the worst "
-            f"of {len(samples)} samples. The graph does not compute what {vae.name} does"
+            f"decoder {graph.name} falls below {gate:g} dB against PyTorch: {worst:.1f} dB on the worst of "
+            f"{len(samples)} samples. The graph does not compute what {vae.name} does"
         )
     return worst
 

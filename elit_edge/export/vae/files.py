@@ -26,7 +26,7 @@ def find_files(path: Path) -> Path:
     elif path.is_file():
         if path.suffix in PICKLES:
             raise _pickle(path)
-        weights = path
+        weights = _weights_in(path.parent) if path.name == CONFIG_FILE else path
     else:
         raise CheckpointError(f"no VAE at {path}: expected a folder with {CONFIG_FILE} and a .safetensors file")
     if not weights.with_name(CONFIG_FILE).is_file():

@@ -13,6 +13,7 @@ class Reference(Runtime):
     """Runs the torch model itself, not a graph."""
 
     name = "reference"
+    remedy = "export the bundle again with --dtype fp32"
 
     def check(self) -> Ready | Missing:
         state = library_state("torch", REMEDY)

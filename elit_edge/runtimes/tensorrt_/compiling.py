@@ -47,7 +47,7 @@ def chosen_precision(manifest: Manifest, asked: str | None) -> Precision:
         if asked in (None, precision):
             return precision
     wanted = f"{asked} graphs" if asked else "graphs that TensorRT takes"
-    remedy = "export it again"
+    remedy = "Export it again with --dtype fp32"
     if asked in ("fp16", "int8"):
         remedy = f"elit-edge calibrate BUNDLE --scheme {asked} -o NEW.elit makes a bundle with them"
     raise BundleError(f"bundle {manifest.name} has no {wanted}; it has: {', '.join(manifest.precisions)}. {remedy}")

@@ -103,6 +103,8 @@ def test_a_variant_is_in_the_bundle_and_in_its_manifest(source, bundle):
     assert made.parity.headroom > 4
     assert sum(len(after[name]) for name in new) < coreml_bytes(manifest, "fp16", 1)  # foreseen
     assert list(dict.fromkeys(stage for stage, _ in told)) == [
+        "reference",
+        "float16 states",
         "float16 range",
         "velocity",
         "condition",
@@ -288,7 +290,7 @@ def test_a_bundle_without_float32_weights_is_refused(bundle):
     manifest = BundleFiles.open(bundle).manifest
     graphs = tuple(msgspec.structs.replace(graph, precision="fp16") for graph in manifest.graphs)
     write_manifest(bundle, msgspec.structs.replace(manifest, graphs=graphs))
-    with pytest.raises(BundleError, match=r"micro has no fp32 weights, .* it has: fp16\. Export it again"):
+    with pytest.raises(BundleError, match=r"no fp32 weights, .* it has: fp16\. Export it again with --dtype fp32"):
         make(bundle)
 
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from export.to_coreml.tools import emission_of, manifest_of, micro_config, random_model, relative_rms, write
+from export.to_coreml.tools import manifest_of, micro_config, observed, random_model, relative_rms, write
 from torch import nn
 
-from elit_edge.export.to_coreml.checking import check
-from elit_edge.export.to_coreml.observing import SEED, observe
+from elit_edge.export.to_coreml.observing import SEED
 from elit_edge.export.to_coreml.recipe import Recipe
 from elit_edge.export.verify import trajectory_cases
 from elit_edge.runtimes.reference.session import ModelSession
@@ -39,7 +38,7 @@ def made(model, tmp_path_factory):
         if (layout, key) not in known:
             manifest = manifest_of(model.config, budgets_of(model))
             recipe = Recipe(layout, "fp16", "w8a8", **more)
-            seen = observe(emission_of(model, recipe), manifest, ModelSession(model, manifest), lambda _: None)
+            seen = observed(model, recipe, manifest)
             recipe = replace(recipe, ranges=seen.ranges)
             known[layout, key] = write(model, recipe, tmp_path_factory.mktemp(layout), budgets_of(model))
         return known[layout, key]
@@ -148,7 +147,7 @@ def test_the_numbers_are_those_of_a_torch_model_rounded_so(made):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_it_holds_its_gate(made, model, layout):
     written = made(layout)
-    found = check(written.manifest, written.folder, written.functions, "w8a8", ModelSession(model, written.manifest))
+    found = written.held()
     assert 30 < found.psnr_db < 60
 
 
@@ -174,8 +173,7 @@ def test_a_product_that_is_always_zero_stays_so(made):
 def test_ios_17_has_it_too(model, tmp_path):
     manifest = manifest_of(model.config, (3,))
     recipe = Recipe("gpu", "fp16", "w8a8", 17)
-    seen = observe(emission_of(model, recipe), manifest, ModelSession(model, manifest), lambda _: None)
+    seen = observed(model, recipe, manifest)
     written = write(model, replace(recipe, ranges=seen.ranges), tmp_path, (3,))
     assert {"quantize", "dequantize"} <= {o.type for o in written.operations("latents_03")}
-    reference = ModelSession(model, written.manifest)
-    assert check(written.manifest, tmp_path, written.functions, "w8a8", reference).psnr_db > 30
+    assert written.held().psnr_db > 30

@@ -7,12 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from export.to_coreml.tools import emission_of, manifest_of, micro_config, random_model, relative_rms, write
+from export.to_coreml.tools import emission_of, manifest_of, micro_config, observed, random_model, relative_rms, write
 from torch import nn
 
 from elit_edge.errors import ExportError
-from elit_edge.export.to_coreml.checking import check
-from elit_edge.export.to_coreml.observing import SEED, fitted, observe, spread
+from elit_edge.export.to_coreml.observing import SEED, fitted, observed_cases, spread
 from elit_edge.export.to_coreml.recipe import Recipe
 from elit_edge.export.verify import trajectory_cases
 from elit_edge.runtimes.reference.session import ModelSession
@@ -50,23 +49,20 @@ def seen_by_hooks(model, budgets=BUDGETS):
 def fit(model, layout="gpu", **recipe):
     emission = emission_of(model, Recipe(layout, **recipe))
     manifest = manifest_of(model.config, BUDGETS)
-    return fitted(emission, manifest, ModelSession(model, manifest), lambda _: None)
+    return fitted(emission, manifest, observed_cases(model, manifest), lambda _: None)
 
 
 def held(model, recipe, folder):
     """The gate of float16 over packages of that recipe, and the packages."""
     written = write(model, recipe, folder, (4,))
-    return written, lambda: check(
-        written.manifest, folder, written.functions, "fp16", ModelSession(model, written.manifest)
-    )
+    return written, written.held
 
 
 @pytest.mark.parametrize("layout", ["ane", "gpu"])
 def test_ranges_are_those_that_torchs_hooks_see(micro, layout):
     """In float32, so that both have the same weights: every layer's inputs and outputs, least and greatest."""
     manifest = manifest_of(micro.config, BUDGETS)
-    emission = emission_of(micro, Recipe(layout, "fp32"))
-    ranges = observe(emission, manifest, ModelSession(micro, manifest), lambda _: None).ranges
+    ranges = observed(micro, Recipe(layout, "fp32"), manifest).ranges
     hooks = {name: seen for name, seen in seen_by_hooks(micro).items() if name not in {*NORMS, "patch"}}
     assert "write.attn.q_proj" in hooks
     del hooks["read.attn.q_proj"]  # of the queries alone: it is computed once, when the package is written

@@ -8,16 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from export.to_coreml.tools import emission_of, manifest_of, micro_config, random_model, write
+from export.to_coreml.tools import emission_of, manifest_of, micro_config, observed, random_model, write
 
 from elit_edge.errors import ExportError, ParityError
 from elit_edge.export.mil.library import coremltools
 from elit_edge.export.to_coreml import package, weights
 from elit_edge.export.to_coreml.ane import AneLayout
-from elit_edge.export.to_coreml.checking import check
 from elit_edge.export.to_coreml.gpu import GpuLayout
 from elit_edge.export.to_coreml.layout import Layout
-from elit_edge.export.to_coreml.observing import observe
 from elit_edge.export.to_coreml.recipe import Recipe
 from elit_edge.export.to_coreml.weights import arrays_of
 from elit_edge.export.verify import trajectory_cases
@@ -40,8 +38,7 @@ def gate(model, tmp_path):
     def hold(layout, emission=None, precision="fp32", budgets=(3,)):
         recipe = Recipe(layout, precision)
         written = write(model, recipe, tmp_path, budgets, emission=emission)
-        reference = ModelSession(model, written.manifest)
-        return check(written.manifest, tmp_path, written.functions, precision, reference)
+        return written.held()
 
     return hold
 
@@ -128,7 +125,7 @@ def test_tokens_left_in_raster_order(layout, monkeypatch, tmp_path):
     model = random_model(micro_config(image_size=12))
     written = write(model, Recipe(layout, "fp32"), tmp_path, (3,))
     with pytest.raises(ParityError):
-        check(written.manifest, tmp_path, written.functions, "fp32", ModelSession(model, written.manifest))
+        written.held()
 
 
 def test_a_label_table_that_begins_with_the_null_class(gate, model):
@@ -178,8 +175,7 @@ def test_a_norm_whose_epsilon_stands_inside_the_root_is_seen_where_it_counts(mon
         return mb.mul(x=mb.real_div(x=x, y=length), y=self.channel_vector(f"{name}.scale"))
 
     def held(folder):
-        written = write(model, Recipe("gpu", "fp32"), folder, (3,))
-        return check(written.manifest, folder, written.functions, "fp32", ModelSession(model, written.manifest))
+        return write(model, Recipe("gpu", "fp32"), folder, (3,)).held()
 
     assert held(tmp_path / "right").exact < 1e-6
     monkeypatch.setattr(Layout, "rms_norm", rms_norm)
@@ -219,13 +215,8 @@ def test_compressed_packages_are_held_by_their_psnr(gate, model, monkeypatch, tm
     """Their distance is not that of a defect: what fails is named as the compression's."""
     recipe = Recipe("gpu", "fp16", "int8")
     written = write(model, recipe, tmp_path, (3,))
-    reference = ModelSession(model, written.manifest)
-
-    def held():
-        return check(written.manifest, tmp_path, written.functions, "int8", reference)
-
-    found = held()
-    cases = trajectory_cases(reference, 3)
+    found = written.held()
+    cases = trajectory_cases(ModelSession(model, written.manifest), 3)
     velocity = written.session("stored").velocity(cases.x, cases.t, cases.y, 3)
     decibels = [
         10 * np.log10(np.ptp(right) ** 2 / np.mean((right - value) ** 2))
@@ -234,7 +225,7 @@ def test_compressed_packages_are_held_by_their_psnr(gate, model, monkeypatch, tm
     assert found.psnr_db <= round(min(decibels), 1)
     monkeypatch.setitem(GATE_DB, "int8", found.psnr_db + 1)
     with pytest.raises(ParityError, match=r"dB from PyTorch, and the gate is .* does not bear this compression"):
-        held()
+        written.held()
 
 
 @pytest.mark.parametrize("compression", ["int8", "lut6", "int4", "lut4", "w8a8"])
@@ -249,9 +240,7 @@ def test_one_latent_less_in_compressed_packages(compression, monkeypatch, tmp_pa
     )
     recipe = Recipe("gpu", "fp16", compression)
     if compression == "w8a8":
-        manifest = manifest_of(model.config, (4,))
-        seen = observe(emission_of(model, recipe), manifest, ModelSession(model, manifest), lambda _: None)
-        recipe = replace(recipe, ranges=seen.ranges)
+        recipe = replace(recipe, ranges=observed(model, recipe, manifest_of(model.config, (4,))).ranges)
     written = write(model, recipe, tmp_path, (4,))
     with pytest.raises(ParityError):
-        check(written.manifest, tmp_path, written.functions, compression, ModelSession(model, written.manifest))
+        written.held()

@@ -12,11 +12,23 @@ from safetensors.torch import save_file
 
 from elit_edge.bundle_files import BundleFiles, file_entries, write_manifest
 from elit_edge.export.mil.reading import MilPackage
+from elit_edge.export.to_coreml.checking import check
 from elit_edge.export.to_coreml.evaluated import Packages, evaluated_session
+from elit_edge.export.to_coreml.observing import Observed, observe, observed_cases
 from elit_edge.export.to_coreml.package import Emission, write_conditions, write_velocities
 from elit_edge.export.to_coreml.recipe import Recipe
 from elit_edge.export.to_coreml.weights import Weights, arrays_of
-from elit_edge.manifest import Budget, CoreMlFunction, FileEntry, Graph, Manifest, Provenance, SamplerDefaults
+from elit_edge.export.verify import reference_cases
+from elit_edge.manifest import (
+    Budget,
+    CoreMlFunction,
+    CoreMlParity,
+    FileEntry,
+    Graph,
+    Manifest,
+    Provenance,
+    SamplerDefaults,
+)
 from elit_edge.model.transformer import DiffusionTransformer
 from elit_edge.model_config import ModelConfig
 
@@ -122,6 +134,12 @@ class Written:
     def package(self, name="velocity") -> MilPackage:
         return MilPackage.open(self.folder / f"{name}.mlpackage")
 
+    def held(self) -> CoreMlParity:
+        """By the gate of their variant."""
+        budgets = sorted({function.latents for function in self.functions if function.latents})
+        cases = reference_cases(self.model, self.manifest, budgets)
+        return check(self.manifest, self.folder, self.functions, self.recipe.variant, cases)
+
     def weight_bytes(self, name="velocity") -> int:
         return (self.folder / f"{name}.mlpackage/Data/com.apple.CoreML/weights/weight.bin").stat().st_size
 
@@ -143,6 +161,10 @@ def write(model, recipe, folder, budgets, batches=(1,), emission=None, *, condit
     if conditions:
         functions = (write_conditions(emission, folder), *functions)
     return Written(model, folder, recipe, functions)
+
+
+def observed(model, recipe, manifest) -> Observed:
+    return observe(emission_of(model, recipe), manifest, observed_cases(model, manifest), lambda _: None)
 
 
 def states(config, rows, seed=1):

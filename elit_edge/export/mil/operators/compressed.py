@@ -10,6 +10,9 @@ from torch import Tensor
 from elit_edge.export.mil.element_types import element_type
 from elit_edge.export.mil.operators.table import Ints, operator
 
+PART, PART_ROWS = 1 << 16, 1024
+"""Eights of packed indices, and rows of indices, that are looked up at once: on the way each takes eight bytes."""
+
 
 @operator("quantize")
 def quantize(
@@ -64,10 +67,14 @@ def constexpr_lut_to_dense(
     Source: iOS16.constexpr_ops, iOS18.compression.
     """
     if shape is not None:
-        return lut[_unpacked(indices, int(math.log2(lut.shape[0])), math.prod(shape)).reshape(shape)]
+        bits = int(math.log2(lut.shape[0]))
+        parts = [lut[_unpacked(part, bits)] for part in indices.split(bits * PART)]
+        return torch.cat(parts)[: math.prod(shape)].reshape(shape)
     entries, size = lut.shape[-2:]
     table = torch.arange(math.prod(lut.shape[:-2])).reshape(lut.shape[:-2])
-    found = lut.reshape(-1, entries, size)[_spread(table, indices).expand(indices.shape), indices.long()]
+    tables, places = lut.reshape(-1, entries, size), _spread(table, indices).expand(indices.shape)
+    pairs = zip(places.split(PART_ROWS), indices.split(PART_ROWS), strict=True)
+    found = torch.cat([tables[place, index.long()] for place, index in pairs])
     if vector_axis is None:
         return found.squeeze(-1)
     axis = vector_axis % indices.ndim
@@ -100,8 +107,8 @@ def _spread(parameter: Tensor, data: Tensor) -> Tensor:
     return parameter
 
 
-def _unpacked(packed: Tensor, bits: int, count: int) -> Tensor:
-    """`count` numbers of so many bits from bytes, the least significant bit first; int64."""
-    stream = (packed[:, None] >> torch.arange(8)) & 1
-    numbers = stream.reshape(-1)[: count * bits].reshape(count, bits)
+def _unpacked(packed: Tensor, bits: int) -> Tensor:
+    """The numbers of so many bits that bytes hold, the least significant bit first; int64."""
+    stream = ((packed[:, None] >> torch.arange(8)) & 1).reshape(-1)
+    numbers = stream[: len(stream) // bits * bits].reshape(-1, bits)
     return (numbers << torch.arange(bits)).sum(-1)

@@ -104,7 +104,7 @@ def test_below_ios_18_it_says_that_weights_are_copied(bundle):
         ([*COREML, "--compress", "w8a8", "--ios", "16"], "--compress w8a8 needs --ios 17 or later"),
         ([*COREML, "--budgets", "1,x"], "--budgets '1,x': give numbers with commas between, such as 1,4,16"),
         ([*COREML, "--budgets", ","], "--budgets ',': give numbers"),
-        ([*COREML, "--budgets", "1,3"], "budget 3 is not in the bundle's ladder: 1, 4"),
+        ([*COREML, "--budgets", "1,3"], "budget 3 is not in this model's ladder: 1, 4"),
         ([*COREML, "--budgets", "0"], "0"),
         ([*COREML, "--budgets", "-4"], "-4"),
         ([*COREML, "--budgets", "99999"], "99999"),

@@ -8,12 +8,13 @@ READY := .venv/.ready
 TORCH := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
 
-.PHONY: help demo test test-arm64 test-gpu test-swift check bench format clean
+.PHONY: help demo test test-arm64 test-gpu test-swift check bench bench-large format clean
 help:
 	@echo "make demo    export the sample model, verify it, draw every class at every budget (build/demo)"
 	@echo "make test    all tests"
 	@echo "make check   lint, format, types, import directions"
 	@echo "make bench   the figures of docs/benchmarks.md, on this machine"
+	@echo "make bench-large  XL/2 at 256 and 512 pixels with random weights (40 GB of disk, an hour)"
 	@echo "make test-arm64  the wheel on an emulated ARM (root, debootstrap, qemu-user-static; docs/arm64.md)"
 	@echo "make test-gpu    engines run on an NVIDIA GPU: parity, CUDA graphs, rebuild, ten minutes of soak (docs/tensorrt.md)"
 	@echo "make test-swift  the Swift package: swift on PATH, else in a Debian root folder (root, debootstrap; clients/swift/README.md)"
@@ -56,6 +57,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/coreml.py
+
+bench-large: $(READY)
+	$(BIN)/python benchmarks/large.py build/large
 
 test-arm64: $(READY)
 	@echo "== ARM: the wheel under qemu (the first time makes a Debian root: minutes)"

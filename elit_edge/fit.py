@@ -17,9 +17,11 @@ from elit_edge.model_config import ModelConfig
 FLOAT_BYTES, HALF_BYTES = 4, 2
 EXPORT_BASE_BYTES, VERIFY_BASE_BYTES = 480 << 20, 600 << 20
 """torch, onnx-ir and the trace, whatever the model; and what the parity gate computes with."""
-EXPORT_COPIES = 1.3
+EXPORT_COPIES = 1.2
 """Copies of the weights that an export holds at its peak: the checkpoint's, or those of the graph that is open.
 Measured on x86 with 6 to 680 million weights: docs/benchmarks.md."""
+VERIFY_BATCH = 2
+"""Samples of one call of the parity gate."""
 CALIBRATION_COPIES = 6.0
 """Of a calibration and the process beside it that times all runtimes in both precisions. Measured with 675 million
 weights: 5.9 (docs/benchmarks.md)."""
@@ -43,8 +45,10 @@ DECODE_COPIES = 1.5
 
 def export_memory_bytes(config: ModelConfig, *, check: bool) -> int:
     """Peak memory of an export, foreseen from the config alone."""
-    base = VERIFY_BASE_BYTES if check else EXPORT_BASE_BYTES
-    return base + int(EXPORT_COPIES * FLOAT_BYTES * parameters(config))
+    weights = int(EXPORT_COPIES * FLOAT_BYTES * parameters(config))
+    if not check:
+        return EXPORT_BASE_BYTES + weights
+    return VERIFY_BASE_BYTES + weights + VERIFY_BATCH * _activation_bytes(config)
 
 
 def bundle_bytes(config: ModelConfig, dtype: Literal["fp32", "fp16"], budgets: int) -> int:
@@ -75,8 +79,12 @@ def run_memory_bytes(manifest: Manifest, batch: int, runtime: str = "auto") -> i
     the runtime that takes least."""
     weights = max(manifest.files[graph.weights].bytes * WIDENED.get(graph.precision, 1) for graph in manifest.graphs)
     copies = min(MAPPED_COPIES.values()) if runtime == "auto" else MAPPED_COPIES.get(runtime, RUN_COPIES)
-    activations = RUN_ACTIVATIONS * manifest.model.tokens * manifest.model.hidden_size * FLOAT_BYTES
-    return RUN_BASE_BYTES + int(copies * weights) + batch * activations
+    return RUN_BASE_BYTES + int(copies * weights) + batch * _activation_bytes(manifest.model)
+
+
+def _activation_bytes(config: ModelConfig) -> int:
+    """Of one sample in one pass."""
+    return RUN_ACTIVATIONS * config.tokens * config.hidden_size * FLOAT_BYTES
 
 
 def decoder_open_bytes(manifest: Manifest, decoder: Decoder) -> int:

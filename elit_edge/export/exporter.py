@@ -20,7 +20,7 @@ from elit_edge.bundle_files import (
     staged_folder,
     write_manifest,
 )
-from elit_edge.errors import BudgetError, BundleError, ExportError
+from elit_edge.errors import BudgetError, BundleError, CheckpointError, ExportError
 from elit_edge.export.model_graphs import Dtype, Report, trace_graphs, write_graphs, write_weights
 from elit_edge.export.model_range import observe_range
 from elit_edge.export.onnx_graphs import OPSET
@@ -209,7 +209,7 @@ def _check_decoders(vaes: Sequence[VaeSource], checkpoint: Checkpoint) -> None:
     for vae in vaes:
         check_fits(vae, checkpoint.config)
         if kinds.count(vae.kind) > 1:
-            raise ExportError(f"two VAEs of one kind ({vae.layout}); a bundle holds one full and one fast decoder")
+            raise CheckpointError(f"two VAEs of one kind ({vae.layout}); a bundle holds one full and one fast decoder")
 
 
 def _decoder_bytes(vae: VaeSource, dtype: Dtype) -> int:

@@ -106,7 +106,7 @@ def _widened(model: ir.Model, tensors: Mapping[str, ir.ExternalTensor]) -> ir.Mo
     for name, value in list(graph.initializers.items()):
         tensor = tensors.get(name)
         if tensor is None or tensor.dtype == FLOAT:
-            value.const_value = tensor or value.const_value
+            value.const_value = value.const_value if tensor is None else tensor
             continue
         kind = ir.TensorType(tensor.dtype)
         stored = ir.Value(name=f"{name}.stored", const_value=tensor, shape=value.shape, type=kind)

@@ -41,6 +41,12 @@ PLAIN_XL_256PX = {
 }
 
 
+@pytest.fixture(autouse=True)
+def nothing_measured(tmp_path, monkeypatch):
+    """The manifests here are made up over the graphs of a real bundle, which other tests may have measured."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def inspect(*arguments, columns=160):
     result = CliRunner().invoke(main, ["inspect", *map(str, arguments)], env={"COLUMNS": str(columns)})
     assert result.exit_code == 0, result.output

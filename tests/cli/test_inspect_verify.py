@@ -114,11 +114,11 @@ def test_inspect_json_is_the_manifest_exactly(tiny_bundle_path):
 
 
 def test_verify_passes_and_its_json_says_how_well(tiny_bundle_path):
-    """At 16 budgets, four graphs that can compute them or their conditions, at four times, for a class and for none."""
+    """At 16 budgets: condition and velocity at four times, for a class and for none; two other graphs at two states."""
     passed = cli("verify", tiny_bundle_path, "--json")
     assert (passed.exit_code, passed.stderr) == (0, "")
     found = json.loads(passed.stdout)
-    assert found["cases"] == 16 * 4 * 4 * 2
+    assert found["cases"] == 16 * (4 * 2 * 2 + 2 * 2)
     assert found["gate_db"] == 110
     assert found["worst"]["psnr_db"] >= 110
     assert found["worst"]["relative_l2"] < 1e-5
@@ -130,7 +130,7 @@ def test_verify_says_in_words_what_held(short_bundle_path):
     assert (passed.exit_code, passed.stdout) == (0, "")
     (line,) = passed.stderr.splitlines()
     assert "digests hold" in line
-    assert f"{2 * 4 * 4 * 2} checks of 5 graphs" in line
+    assert f"{2 * (4 * 2 * 2 + 2 * 2)} checks of 5 graphs" in line
 
 
 def test_verify_passes_against_the_checkpoint_of_the_bundle(short_bundle_path):

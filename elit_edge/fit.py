@@ -17,8 +17,9 @@ from elit_edge.model_config import ModelConfig
 FLOAT_BYTES, HALF_BYTES = 4, 2
 EXPORT_BASE_BYTES, VERIFY_BASE_BYTES = 480 << 20, 600 << 20
 """torch, onnx-ir and the trace, whatever the model; and what the parity gate computes with."""
-EXPORT_COPIES = 1.2
-"""Copies of the weights that an export holds at its peak: the checkpoint's, or those of the graph that is open.
+EXPORT_COPIES, RANGE_COPIES = 1.2, 0.3
+"""Copies of the weights that an export holds at its peak: the checkpoint's, or those of the graph that is open; and
+what looking at float16's range adds, which widens its weights beside the mapped file.
 Measured on x86 with 6 to 680 million weights: docs/benchmarks.md."""
 VERIFY_BATCH = 2
 """Samples of one call of the parity gate."""
@@ -43,9 +44,10 @@ DECODE_COPIES = 1.5
 """What a runtime holds while it decodes, over what the graph's values alone do: docs/benchmarks.md."""
 
 
-def export_memory_bytes(config: ModelConfig, *, check: bool) -> int:
+def export_memory_bytes(config: ModelConfig, *, check: bool, dtype: Literal["fp32", "fp16"] = "fp32") -> int:
     """Peak memory of an export, foreseen from the config alone."""
-    weights = int(EXPORT_COPIES * FLOAT_BYTES * parameters(config))
+    copies = EXPORT_COPIES + (RANGE_COPIES if check and dtype == "fp16" else 0)
+    weights = int(copies * FLOAT_BYTES * parameters(config))
     if not check:
         return EXPORT_BASE_BYTES + weights
     return VERIFY_BASE_BYTES + weights + VERIFY_BATCH * _activation_bytes(config)

@@ -29,6 +29,7 @@ from elit_edge.fit import amount
     help="Decoder of the latents, in diffusers' layout; a second one of the other kind for previews.",
 )
 @click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", help="Of weights and graphs.")
+@click.option("--vae-dtype", type=click.Choice(["fp32", "fp16"]), help="Of the decoders; that of --dtype if not given.")
 @click.option("--budgets", type=Numbers(), default=(), help="Budgets with a graph of fixed shapes, and checked.")
 @click.option("--no-verify", is_flag=True, help="Skip the parity gate; the bundle is marked unverified.")
 @click.option("--force", is_flag=True, help="Replace a bundle that stands there.")
@@ -39,6 +40,7 @@ def command(
     class_names: Path | None,
     vaes: tuple[Path, ...],
     dtype: Literal["fp32", "fp16"],
+    vae_dtype: Literal["fp32", "fp16"] | None,
     budgets: tuple[int, ...],
     no_verify: bool,
     force: bool,
@@ -66,6 +68,7 @@ def command(
             dtype=dtype,
             budgets=budgets,
             vaes=decoders,
+            vae_dtype=vae_dtype,
             check=not no_verify,
             force=force,
             report=report,

@@ -67,6 +67,7 @@ def export(
     dtype: Dtype = "fp32",
     budgets: tuple[int, ...] = (),
     vaes: Sequence[VaeSource] = (),
+    vae_dtype: Dtype | None = None,
     check: bool = True,
     force: bool = False,
     report: Report = lambda _stage, _share: None,
@@ -81,6 +82,7 @@ def export(
         budgets: those that get a graph of fixed shapes, and that the parity gate looks at; empty for all, or for the
             powers of two where there are more than 16.
         vaes: decoders, from `read_vae`: at most one of each kind.
+        vae_dtype: of their weights and graphs; None for `dtype`.
         check: hold the graphs to the parity gate; without it the manifest says unverified.
         force: replace what is there.
         report: progress.
@@ -109,16 +111,16 @@ def export(
         onnxscript=importlib.metadata.version("onnxscript"),
         opset=OPSET,
     )
-    wanted = _Wanted(checkpoint, provenance, dtype, fixed, tuple(vaes), check)
+    wanted = _Wanted(checkpoint, provenance, dtype, fixed, tuple(vaes), vae_dtype or dtype, check)
     if not force and (present := wanted.present_at(target)):
         return Exported(present, fresh=False)
     name = f"exporting {checkpoint.path.name}"
     check_memory(
-        export_memory_bytes(config, check=check) - resident_bytes(),
+        export_memory_bytes(config, check=check, dtype=dtype) - resident_bytes(),
         name,
         "close other programs or use --no-verify",
     )
-    decoders = sum(_decoder_bytes(vae, dtype) for vae in vaes)
+    decoders = sum(_decoder_bytes(vae, wanted.vae_dtype) for vae in vaes)
     check_disk(target.absolute().parent, bundle_bytes(config, dtype, len(fixed)) + decoders, name)
     if force:
         check_replaceable(target)
@@ -146,6 +148,7 @@ class _Wanted:
     dtype: Dtype
     budgets: tuple[int, ...]
     vaes: tuple[VaeSource, ...]
+    vae_dtype: Dtype
     check: bool
 
     def present_at(self, target: Path) -> Manifest | None:
@@ -162,6 +165,7 @@ class _Wanted:
             and {graph.latents for graph in present.graphs if graph.latents} == set(self.budgets)
             and len(present.decoders) == len(self.vaes)
             and all(any(made_of(decoder, vae) for vae in self.vaes) for decoder in present.decoders)
+            and all(decoder.precision == self.vae_dtype for decoder in present.decoders)
         )
         return present if same and (present.verification is not None or not self.check) else None
 
@@ -219,7 +223,7 @@ def _decoder_bytes(vae: VaeSource, dtype: Dtype) -> int:
 
 
 def _decoders(wanted: _Wanted, stage: Path, cases: Sequence[Cases], report: Report) -> tuple[Decoder, ...]:
-    config, dtype = wanted.checkpoint.config, wanted.dtype
+    config, dtype = wanted.checkpoint.config, wanted.vae_dtype
     shape = (config.in_channels, config.image_size, config.image_size)
     samples: FloatArray = cases[-1].samples if cases else NoiseStream(SEED, DECODED).draw(shape).astype("float32")
     kind: Literal["trajectories", "noise"] = "trajectories" if cases else "noise"

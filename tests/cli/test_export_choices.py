@@ -133,6 +133,7 @@ def test_up_to_date_looks_at_decoders_and_precision(decoded, checkpoints, vaes):
         whole[:-2],
         [*whole[:-1], vaes / "other scale"],  # the same weights, another config
         ["--dtype", "fp32", *whole[2:]],
+        [*whole, "--vae-dtype", "fp32"],
     ]
     for options in others:
         assert refused(again(decoded, checkpoints, *options), "decoded.elit exists", "--force")
@@ -162,9 +163,12 @@ def test_force_replaces_a_bundle_that_has_decoders(decoded, checkpoints, vaes, t
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(BundleError, match=r"full\.safetensors does not match its digest"):
         Bundle.open(target)
-    made = again(target, checkpoints, "--no-verify", "--budgets", "4", "--vae", vaes / "tiny", "--force")
+    halved = ["--dtype", "fp16", "--vae-dtype", "fp32"]
+    made = again(target, checkpoints, "--no-verify", "--budgets", "4", *halved, "--vae", vaes / "tiny", "--force")
     assert made.exit_code == 0, made.stderr
-    (decoder,) = Bundle.open(target).manifest.decoders
+    manifest = Bundle.open(target).manifest
+    assert manifest.precisions == ("fp16",)
+    (decoder,) = manifest.decoders
     assert (decoder.kind, decoder.precision, decoder.parity.latents) == ("fast", "fp32", "noise")
     assert list(tmp_path.iterdir()) == [target]
 
